@@ -1,0 +1,74 @@
+# Every target does its own set-up: a bare machine needs Python 3.11 or newer and make.
+
+PYTHON ?= python3
+WORKDIR ?= runs/quickstart
+SEED ?= 0
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_NOTEBOOKS := $(VENV)/.installed-notebooks
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-slow check smoke notebooks clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: PYTHON=$(PYTHON) WORKDIR=$(WORKDIR) SEED=$(SEED)"
+
+quickstart: $(INSTALLED)  ## train a base, then R1-Zero, evaluate both, sample three completions
+	$(BIN)/python -m r1jax.main --config=configs/r1_zero_tiny.py --workdir=$(WORKDIR) --config.seed=$(SEED)
+	$(BIN)/python -m r1jax.generate --checkpoint=$(WORKDIR)/zero --prompt='What is 2 + 3 * 4?' --samples=3
+	@echo "report: $(WORKDIR)/report.html"
+
+SIMULATED := JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8
+
+test: $(INSTALLED_DEV)  ## the tests, on eight simulated devices
+	$(SIMULATED) $(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(INSTALLED_DEV)  ## the long tests
+	$(SIMULATED) $(BIN)/python -m pytest -q -m slow
+
+check: $(INSTALLED_DEV)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+smoke: $(INSTALLED)  ## the whole pipeline at its smallest, afresh
+	rm -rf runs/smoke
+	$(BIN)/python -m r1jax.main --config=configs/smoke.py --workdir=runs/smoke
+
+notebooks: $(INSTALLED_NOTEBOOKS)  ## run every notebook in its short form; results go to runs/notebooks
+	@mkdir -p runs/notebooks
+	@find experiments notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null | sort | while read -r file; do \
+	  echo "$$file"; \
+	  R1JAX_SHORT=1 $(BIN)/jupyter nbconvert --to notebook --execute --output-dir runs/notebooks "$$file" || exit 1; \
+	done
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# uv installs in a quarter of pip's time; where it cannot be had, pip does the same.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and "r1jax needs Python 3.11 or newer, and $(PYTHON) is " + v + "; name another: make PYTHON=python3.12 ...")'
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv || echo "no uv; pip will do"
+
+install = @echo "installing r1jax$(1)"; \
+	{ [ -x $(BIN)/uv ] && $(BIN)/uv pip install -q --python $(BIN)/python -e '.$(1)'; } || \
+	$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -e '.$(1)'
+
+$(INSTALLED): setup.py | $(BIN)/python
+	$(call install,)
+	@touch $@
+
+$(INSTALLED_DEV): setup.py | $(BIN)/python
+	$(call install,[dev])
+	@touch $@ $(INSTALLED)
+
+$(INSTALLED_NOTEBOOKS): setup.py | $(BIN)/python
+	$(call install,[notebooks])
+	@touch $@ $(INSTALLED)

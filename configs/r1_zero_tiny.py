@@ -1,0 +1,129 @@
+"""R1-Zero on a laptop: pretrains a tiny base on procedural text, then teaches it to reason by reward alone.
+
+command:   make quickstart
+           (python -m r1jax.main --config=configs/r1_zero_tiny.py --workdir=runs/quickstart)
+"""
+
+from ml_collections import ConfigDict
+
+from configs.models import tiny
+
+# One problem distribution for the corpus, the prompts and the held-out test (disjoint by expression).
+PROBLEMS = dict(max_operand=9, max_operand_pair=20, max_abs=99)
+
+
+def evaluation() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            tasks={"arithmetic": {"name": "arithmetic:test", "kwargs": {"problems": dict(PROBLEMS)}}},
+            samples=16,
+            limit=500,
+            every=0,
+            every_samples=4,
+            every_limit=100,
+            temperature=1.0,
+            top_p=1.0,
+            max_tokens=64,
+            batch=100,
+        )
+    )
+
+
+def shared() -> dict:
+    """What both stages have in common."""
+    return dict(
+        seed=0,
+        template="r1_zero",
+        policy=tiny.get_config(),
+        evaluation=evaluation(),
+        log=dict(samples_every=10, samples=16),
+        mesh=dict(data=-1, fsdp=1, expert=1, tensor=1, context=1),
+        grading=dict(timeout_s=60.0, on_error=0.0, workers=2),
+    )
+
+
+def base() -> ConfigDict:
+    """Pretraining from scratch."""
+    return ConfigDict(
+        dict(
+            stage="sft",
+            steps=600,
+            init_from="",
+            tokenizer=dict(vocab_size=1024, train_documents=10_000, max_piece_length=96, across_words=True),
+            data=dict(
+                sources={"corpus": {"name": "arithmetic_web", "weight": 1.0, "kwargs": {}}},
+                data_dir="~/.cache/r1jax/data",
+                source_dir="",
+            ),
+            batch=dict(row_length=256, rows=32, micro_rows=32, logit_chunk=1024),
+            optimizer=dict(
+                lr=3e-3,
+                warmup_steps=50,
+                schedule="cosine",
+                final_scale=0.1,
+                beta1=0.9,
+                beta2=0.95,
+                eps=1e-8,
+                weight_decay=0.05,
+                clip_norm=1.0,
+            ),
+            router=dict(bias_rate=1e-2, balance_coef=1e-3),
+            checkpoint=dict(every=200, keep=1),
+            **shared(),
+        )
+    )
+
+
+def zero() -> ConfigDict:
+    """Pure RL from the base: accuracy and format, no demonstrations."""
+    return ConfigDict(
+        dict(
+            stage="rl",
+            steps=100,
+            init_from="base",
+            data=dict(
+                sources={"arithmetic": {"name": "arithmetic", "weight": 1.0, "kwargs": {"problems": dict(PROBLEMS)}}},
+                data_dir="~/.cache/r1jax/data",
+                source_dir="",
+            ),
+            rollout=dict(prompts=16, samples=16, temperature=1.0, top_k=0, top_p=1.0, max_tokens=64),
+            rewards={
+                "accuracy": {"fn": "r1jax.rewards.answers:accuracy", "weight": 1.0, "kwargs": {}},
+                "format": {"fn": "r1jax.rewards.format:think_answer", "weight": 0.1, "kwargs": {}},
+            },
+            grpo=dict(
+                advantage_scale="std",
+                clip_low=0.2,
+                clip_high=0.2,
+                kl_coef=0.001,
+                kl_estimator="k3",
+                reduction="sequence",
+                importance="token",
+                minibatches=1,
+                epochs=1,
+                reference_refresh=0,
+            ),
+            batch=dict(row_length=256, rows=8, micro_rows=8, logit_chunk=1024),
+            optimizer=dict(
+                lr=5e-4,
+                warmup_steps=5,
+                schedule="constant",
+                final_scale=1.0,
+                beta1=0.9,
+                beta2=0.95,
+                eps=1e-8,
+                weight_decay=0.0,
+                clip_norm=1.0,
+            ),
+            router=dict(bias_rate=1e-3, balance_coef=0.0),
+            checkpoint=dict(every=20, keep=1),
+            **shared(),
+        )
+    )
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict(
+        dict(stage="pipeline", seed=0, order=("base", "zero"), stages=dict(base=base(), zero=zero()))
+    )
+    return config.lock()

@@ -1,0 +1,122 @@
+"""What every verb shares: one JSON line on stdout, exit codes, quiet libraries, the compilation cache.
+
+A verb's file defines its flags and `main(words) -> dict`, and ends with
+
+    if __name__ == "__main__":
+        command.main(main)
+
+stdout carries the result alone; whatever else prints, from Python or from C++, goes to stderr. Exit codes: 0 done,
+2 bad input (one clear message, no traceback), 130 interrupted, 1 anything else (with its traceback).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+from absl import flags
+from absl import logging as absl_logging
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+PATH_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+# What absl and ml_collections raise for a flag: unknown, ill-typed, or a config file that is not there.
+FLAG_ERRORS = (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError)
+CACHE_SECONDS = 0.2  # a program that compiles faster is not worth a file in the cache
+Verb = Callable[[list[str]], dict[str, Any] | list[dict[str, Any]]]  # a list is a line an entry
+PACKAGE = Path(__file__).resolve().parent
+
+
+def main(run: Verb, *, words: str = "") -> NoReturn:
+    """Parses the command line, runs a verb, prints its result as one JSON line and exits.
+
+    Args:
+      run: the verb; takes the command line's words that are not flags.
+      words: what those words are, such as "WORKDIR ...", for the help; empty where the verb takes none.
+    """
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    sys.stdout.flush()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for good: libraries print even as the process exits
+    quiet_libraries()
+    code, text = _outcome(run, words)
+    if text:
+        results.write(text + "\n")
+    results.close()
+    sys.exit(code)
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to progress and errors: libraries' own notes are dropped, their errors kept."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    for name in ("absl", "jax", "orbax", "tensorflow_datasets", "grain"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache folder.
+
+    Must come before the first jit.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "r1jax" / "compiled"))
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_SECONDS)
+
+
+def _outcome(run: Verb, words: str) -> tuple[int, str]:
+    """The exit code, and what goes to stdout."""
+    try:
+        if any(arg in ("--help", "-help", "-h", "--helpfull", "--helpshort") for arg in sys.argv[1:]):
+            return DONE, _help(words)
+        rest = flags.FLAGS(sys.argv)[1:]
+        for name in flags.FLAGS:
+            hasattr(flags.FLAGS[name].value, "to_dict")  # a config file that failed to load raises only when touched
+        if rest and not words:
+            raise flags.Error(f"unexpected word {rest[0]!r}; options are written --NAME=VALUE, and --help lists them")
+    except FLAG_ERRORS as error:
+        return _bad_input(error)
+    try:
+        use_compilation_cache()
+        result = run(rest)
+        return DONE, "\n".join(json.dumps(row) for row in (result if isinstance(result, list) else [result]))
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command resumes from the last checkpoint.", file=sys.stderr)
+        return INTERRUPTED, ""
+    except PATH_ERRORS as error:
+        return _bad_input(error)
+    except Exception as error:
+        if isinstance(error, ValueError) and _raised_here(error):
+            return _bad_input(error)
+        traceback.print_exc()
+        return FAILED, ""
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether r1jax itself raised: its ValueErrors speak of bad input; one from inside a library is a fault."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and PACKAGE in Path(trace.tb_frame.f_code.co_filename).resolve().parents
+
+
+def _bad_input(error: BaseException) -> tuple[int, str]:
+    message = str(error) or type(error).__name__
+    if isinstance(error, (KeyError, AttributeError)) and error.args:  # ml_collections: the key, maybe a suggestion
+        key, _, hint = str(error.args[0]).partition("\n")
+        message = f"the config has no key {key}{'. ' if hint else ''}{hint}"
+    print(f"error: {message}", file=sys.stderr)
+    return BAD_INPUT, ""
+
+
+def _help(words: str) -> str:
+    module = sys.modules["__main__"]
+    name = module.__spec__.name if module.__spec__ else Path(sys.argv[0]).name
+    usage = f"python -m {name} [--FLAG=VALUE ...]{' ' + words if words else ''}"
+    return f"{(module.__doc__ or '').strip()}\n\nUsage: {usage}\n{flags.FLAGS.main_module_help()}"

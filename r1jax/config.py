@@ -1,0 +1,340 @@
+"""ConfigDict -> frozen sections: one dataclass a section, checked once, at start.
+
+`configs/NAME.py:get_config()` returns a complete, locked `ConfigDict`; `stage_config` splats it into the
+dataclasses below, so that a missing, unknown or ill-typed key fails before any work is done. Nothing below
+has a default: a config is the whole truth about a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types as python_types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+    """Shape of the DeepSeek-V3 policy. Names are the field's; letters are those of `types.py`."""
+
+    vocab_size: int  # V
+    width: int  # D
+    layers: int  # N
+    dense_layers: int  # the first layers, whose feed-forward is dense
+    heads: int  # H
+    q_lora_rank: int  # 0: queries are projected straight from the width
+    kv_lora_rank: int
+    nope_head_dim: int
+    rope_head_dim: int
+    v_head_dim: int
+    rope_theta: float
+    dense_ffn: int  # width of a dense feed-forward
+    experts: int  # E, routed
+    active_experts: int  # A
+    shared_experts: int
+    expert_ffn: int  # F
+    expert_groups: int
+    kept_groups: int
+    routed_scale: float
+    norm_eps: float
+    context: int  # longest sequence, tokens
+    init_scale: float  # standard deviation of the initial weights
+    dtype: str  # compute: float32 | bfloat16
+    param_dtype: str  # float32 | bfloat16
+    remat: str  # none | full | dots
+
+    def __post_init__(self):
+        for name in ("dtype", "param_dtype"):
+            _one_of(f"policy.{name}", getattr(self, name), ("float32", "bfloat16"))
+        _one_of("policy.remat", self.remat, ("none", "full", "dots"))
+        if self.rope_head_dim % 2:
+            raise ValueError(f"policy.rope_head_dim is {self.rope_head_dim}; it must be even (rotary pairs)")
+        if not 0 <= self.dense_layers <= self.layers:
+            raise ValueError(f"policy.dense_layers is {self.dense_layers}; expected 0..layers ({self.layers})")
+        if self.dense_layers < self.layers:
+            if self.experts % self.expert_groups or not 1 <= self.kept_groups <= self.expert_groups:
+                raise ValueError(
+                    f"policy.expert_groups is {self.expert_groups} and kept_groups {self.kept_groups}; "
+                    f"groups must divide experts ({self.experts}) and kept_groups lie in 1..expert_groups"
+                )
+            reachable = self.experts // self.expert_groups * self.kept_groups
+            if not 1 <= self.active_experts <= reachable:
+                raise ValueError(
+                    f"policy.active_experts is {self.active_experts}; expected 1..{reachable}, "
+                    "the experts of the kept groups"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """SentencePiece, trained on the stage's corpus; ignored where `init_from` brings a tokenizer."""
+
+    vocab_size: int
+    train_documents: int  # documents of the corpus it is trained on
+    max_piece_length: int  # characters
+    across_words: bool  # pieces may span spaces, so that a fixed phrase is a few tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSpec:
+    name: str  # a corpus (SFT) or a task: arithmetic | gsm8k | math500 | reasoning_gym:NAME | jsonl:PATH
+    weight: float  # share of the examples, relative to the other sources
+    kwargs: dict[str, Any]  # the builder's parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from."""
+
+    sources: dict[str, SourceSpec]
+    data_dir: str  # prepared ArrayRecords are kept here
+    source_dir: str  # local folder of raw files; "" downloads from the public source
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warmup, then constant or cosine to `final_scale` of the peak."""
+
+    lr: float
+    warmup_steps: int
+    schedule: str  # constant | cosine
+    final_scale: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+
+    def __post_init__(self):
+        _one_of("optimizer.schedule", self.schedule, ("constant", "cosine"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    prompts: int  # P, a step
+    samples: int  # G, a prompt
+    temperature: float
+    top_k: int  # 0: all
+    top_p: float
+    max_tokens: int  # of a completion
+
+
+@dataclasses.dataclass(frozen=True)
+class GrpoConfig:
+    """The objective's options; the formulas stand in `losses/policy_gradient.py`."""
+
+    advantage_scale: str  # std | none | batch
+    clip_low: float
+    clip_high: float
+    kl_coef: float
+    kl_estimator: str  # k3 | k2 | k1
+    reduction: str  # sequence | token | constant
+    importance: str  # token | sequence | sequence_mean
+    minibatches: int  # updates an epoch over one rollout batch
+    epochs: int
+    reference_refresh: int  # steps between hard copies policy -> reference; 0: never
+
+    def __post_init__(self):
+        _one_of("grpo.advantage_scale", self.advantage_scale, ("std", "none", "batch"))
+        _one_of("grpo.kl_estimator", self.kl_estimator, ("k3", "k2", "k1"))
+        _one_of("grpo.reduction", self.reduction, ("sequence", "token", "constant"))
+        _one_of("grpo.importance", self.importance, ("token", "sequence", "sequence_mean"))
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchConfig:
+    """How sequences become device batches."""
+
+    row_length: int  # T, tokens of a packed row
+    rows: int  # SFT: rows a step; RL: rows are added in multiples of this
+    micro_rows: int  # rows a forward-backward pass; gradients are accumulated over the rest
+    logit_chunk: int  # tokens whose logits exist at once
+
+
+@dataclasses.dataclass(frozen=True)
+class RouterConfig:
+    bias_rate: float  # step of the load bias; 0 freezes it
+    balance_coef: float  # weight of the sequence-wise balance loss
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    name: str  # NAME[:SPLIT]
+    kwargs: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    tasks: dict[str, TaskSpec]
+    samples: int  # K
+    limit: int  # problems a task; 0: all
+    every: int  # steps between evaluations in a run; 0: only at the end
+    every_samples: int  # K of those
+    every_limit: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    batch: int  # prompts decoded together
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every: int  # steps
+    keep: int  # newest kept
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    samples_every: int  # steps between lines of samples.jsonl; 0: never
+    samples: int  # completions logged each time
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; -1 takes what is left."""
+
+    data: int
+    fsdp: int
+    expert: int
+    tensor: int
+    context: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSpec:
+    fn: str  # "package.module:function"
+    weight: float
+    kwargs: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardsConfig:
+    """How rewards are computed; what they are stands in `rewards`."""
+
+    timeout_s: float  # of one reward function on one batch
+    on_error: float  # the score of a completion whose reward raised, hung or was not finite
+    workers: int  # processes that grade
+
+
+@dataclasses.dataclass(frozen=True)
+class SftStage:
+    """Supervised fine-tuning; from scratch (`init_from` empty) it is pretraining."""
+
+    stage: str
+    seed: int
+    steps: int
+    init_from: str
+    template: str
+    policy: PolicyConfig
+    tokenizer: TokenizerConfig
+    data: DataConfig
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    router: RouterConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    mesh: MeshConfig
+    grading: RewardsConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RlStage:
+    """Reinforcement learning with GRPO."""
+
+    stage: str
+    seed: int
+    steps: int
+    init_from: str
+    template: str
+    policy: PolicyConfig
+    data: DataConfig
+    rollout: RolloutConfig
+    rewards: dict[str, RewardSpec]
+    grading: RewardsConfig
+    grpo: GrpoConfig
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    router: RouterConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    mesh: MeshConfig
+
+
+STAGES = {"sft": SftStage, "rl": RlStage}
+
+
+def _one_of(field: str, got: Any, expected: tuple) -> None:
+    if got not in expected:
+        near = difflib.get_close_matches(str(got), [str(e) for e in expected], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{field} is {got!r}; expected one of {', '.join(map(repr, expected))}{hint}")
+
+
+def stage_config(config: Mapping | ConfigDict) -> SftStage | RlStage:
+    """The frozen sections of one stage's config.
+
+    Args:
+      config: a stage's ConfigDict, or the dict read from a workdir's `config.json`.
+
+    Raises:
+      ValueError: a key is missing, unknown or of the wrong type; names the key, the value and the remedy.
+    """
+    tree = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    if "stage" not in tree:
+        raise ValueError("config.stage is missing; expected one of " + ", ".join(map(repr, STAGES)))
+    _one_of("config.stage", tree["stage"], tuple(STAGES))
+    return _build(STAGES[tree["stage"]], tree, "config")
+
+
+def to_dict(section: Any) -> dict:
+    """The plain-dict form of a frozen section, as `config.json` stores it."""
+    return dataclasses.asdict(section)
+
+
+def _build(kind: type, tree: Any, path: str) -> Any:
+    """`tree` as a dataclass `kind`, every key present, known and of its annotated type."""
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{path} is {tree!r}; expected a section with keys {_keys(kind)}")
+    hints = typing.get_type_hints(kind)
+    for key in tree:
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), list(hints), 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {_keys(kind)}"
+            raise ValueError(f"{path}.{key} is not a key of this section; {hint}")
+    missing = [key for key in hints if key not in tree]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; every key must be given (no hidden defaults)")
+    return kind(**{key: _value(hint, tree[key], f"{path}.{key}") for key, hint in hints.items()})
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{path} is {value!r}; expected a section of named entries")
+        inner = typing.get_args(hint)[1]
+        return {str(k): value[k] if inner is Any else _value(inner, value[k], f"{path}.{k}") for k in value}
+    if origin is list:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{path} is {value!r}; expected a list")
+        inner = typing.get_args(hint)[0]
+        return [_value(inner, v, f"{path}[{i}]") for i, v in enumerate(value)]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, python_types.UnionType) or not isinstance(hint, type):
+        raise TypeError(f"{path}: unsupported annotation {hint!r}")
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{path} is {value!r} ({type(value).__name__}); expected {hint.__name__}")
+    return value
+
+
+def _keys(kind: type) -> str:
+    return ", ".join(f.name for f in dataclasses.fields(kind))

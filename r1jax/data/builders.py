@@ -1,0 +1,297 @@
+"""TFDS builders, written as ArrayRecord and read as random-access data sources; TensorFlow is not needed.
+
+Records are kept under DATA_DIR/NAME/FINGERPRINT/VERSION. The fingerprint is a hash of the parameters, of the code
+that generates and of the raw files, so that a change of any of them never meets old records. TFDS writes into a
+folder of another name and renames it when all is there, so what an interrupted run leaves is never read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import inspect
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from r1jax.data import arithmetic, documents, records, templates
+from r1jax.data.arithmetic import Arithmetic
+from r1jax.data.documents import Mixture
+from r1jax.data.records import Records, build_parameters, read_jsonl
+
+_MAX_REPEATS = 2000  # draws in a row that bring nothing new: there are no more such problems
+_GSM8K_ANSWER = re.compile(r"####\s*(-?[\d,]*\.?\d+)\s*$")
+
+
+@dataclasses.dataclass(frozen=True)
+class ArithmeticTask:
+    """Parameters of the arithmetic task."""
+
+    train_size: int = 8000
+    test_size: int = 500
+    seed: int = 0
+    spanish: float = 0.25  # share of questions
+    problems: Arithmetic = dataclasses.field(default_factory=Arithmetic)
+
+    def __post_init__(self):
+        if not 0 <= self.spanish <= 1:
+            raise ValueError(f"data.source['arithmetic'].kwargs.spanish is {self.spanish}; expected a share in 0..1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ArithmeticCorpus:
+    """Parameters of the arithmetic corpus."""
+
+    documents: int = 60000
+    seed: int = 0
+    mixture: Mixture = dataclasses.field(default_factory=Mixture)
+    problems: Arithmetic = dataclasses.field(default_factory=Arithmetic)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published data set has no parameters."""
+
+
+@dataclasses.dataclass
+class RecordsConfig(tfds.core.BuilderConfig):
+    """What a builder needs to know; `name` is its fingerprint."""
+
+    parameters: Any = None
+    source_dir: str = ""  # folder of raw files; "" downloads them
+
+
+class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Base of the builders below: all their fields are texts, and their order is kept."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    FIELDS: ClassVar[tuple[str, ...]] = ()
+    PARAMETERS: ClassVar[type] = Published
+    FILES: ClassVar[dict[str, tuple[str, str, int]]] = {}  # split -> path under source_dir, address, records there
+    url_infos: ClassVar[dict] = {}  # no checksums on file; TFDS's own look-up needs a package that it does not require
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in self.FIELDS}),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        if self.builder_config.source_dir:
+            paths = {
+                split: _raw_file(self.builder_config.source_dir, file) for split, (file, _, _) in self.FILES.items()
+            }
+        else:
+            paths = {split: _downloaded(dl_manager, *rest) for split, (_, *rest) in self.FILES.items()}
+        return {split: self._generate_examples(path) for split, path in paths.items()}
+
+    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+        raise NotImplementedError(f"{type(self).__name__} must say how a raw file becomes records")
+
+
+class ArithmeticBuilder(RecordsBuilder, skip_registration=True):
+    """Questions about integer expressions, in English and Spanish; train and test share no expression."""
+
+    name = "arithmetic"
+    FIELDS = ("question", "answer", "task", "language", "expression")
+    PARAMETERS = ArithmeticTask
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        task: ArithmeticTask = self.builder_config.parameters
+        return {
+            "train": enumerate(arithmetic_records(task, test=False)),
+            "test": enumerate(arithmetic_records(task, test=True)),
+        }
+
+
+class ArithmeticCorpusBuilder(RecordsBuilder, skip_registration=True):
+    """Documents for pretraining; see `documents.py`."""
+
+    name = "arithmetic_corpus"
+    FIELDS = ("text",)
+    PARAMETERS = ArithmeticCorpus
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        c: ArithmeticCorpus = self.builder_config.parameters
+        texts = (documents.document(c.seed, index, c.mixture, c.problems) for index in range(c.documents))
+        return {"train": ((index, {"text": text}) for index, text in enumerate(texts))}
+
+
+class Gsm8kBuilder(RecordsBuilder, skip_registration=True):
+    """Grade-school word problems (Cobbe et al. 2021); `solution` is the published text, `answer` its number."""
+
+    name = "gsm8k"
+    FIELDS = ("question", "answer", "task", "language", "solution")
+    _URL = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
+    FILES: ClassVar = {
+        "train": ("gsm8k/train.jsonl", _URL + "train.jsonl", 7473),
+        "test": ("gsm8k/test.jsonl", _URL + "test.jsonl", 1319),
+    }
+
+    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+        for line, row in read_jsonl(path, ("question", "answer")):
+            found = _GSM8K_ANSWER.search(row["answer"])
+            if not found:
+                raise ValueError(f"{path} line {line}: field 'answer' does not end in '#### NUMBER'")
+            record = {"question": row["question"], "answer": found[1].replace(",", ""), "solution": row["answer"]}
+            yield line, record | {"task": self.name, "language": "en"}
+
+
+class Math500Builder(RecordsBuilder, skip_registration=True):
+    """500 problems of MATH (Hendrycks et al. 2021; the selection is Lightman et al. 2023's)."""
+
+    name = "math500"
+    FIELDS = ("question", "answer", "task", "language", "solution", "subject", "level")
+    # The repository keeps the file in Git LFS, whose contents come from the media host, not from raw.
+    FILES: ClassVar = {
+        "test": (
+            "math500/test.jsonl",
+            "https://media.githubusercontent.com/media/openai/prm800k/main/prm800k/math_splits/test.jsonl",
+            500,
+        )
+    }
+
+    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+        for line, row in read_jsonl(path, ("problem", "answer", "solution", "subject", "level")):
+            record = {field: row[field] for field in ("answer", "solution", "subject", "level")}
+            yield line, record | {"question": row["problem"], "task": self.name, "language": "en"}
+
+
+BUILDERS: dict[str, type[RecordsBuilder]] = {
+    builder.name: builder for builder in (ArithmeticBuilder, Gsm8kBuilder, Math500Builder, ArithmeticCorpusBuilder)
+}
+
+
+def prepare(name: str, *, data_dir: str, source_dir: str, kwargs: Mapping[str, Any], where: str) -> RecordsBuilder:
+    """The builder of data set `name` with its records written, now or before.
+
+    Args:
+      name: a key of `BUILDERS`.
+      data_dir: folder where prepared records are kept.
+      source_dir: folder of raw files; "" downloads them. Generated data sets do not read it.
+      kwargs: parameters of the data set, for the builder's `PARAMETERS`.
+      where: the key of `data.source` they were given under, for messages.
+
+    Raises:
+      ValueError: a parameter or raw file is missing or bad; names the field, the value and the remedy.
+    """
+    kind = BUILDERS[name]
+    parameters = build_parameters(kind.PARAMETERS, kwargs, f"data.source[{where!r}].kwargs")
+    if not kind.FILES:
+        source_dir = ""
+    raw = [_raw_file(source_dir, file) for file, _, _ in kind.FILES.values()] if source_dir else []
+    config = RecordsConfig(name=_fingerprint(kind, parameters, raw), parameters=parameters, source_dir=source_dir)
+    logging.info("%s: records %s under %s", name, config.name, data_dir)
+    with _quiet():
+        builder = _builder(kind, data_dir, config)
+        try:
+            builder.download_and_prepare(download_dir=str(Path(data_dir) / "downloads"))
+        except OSError:
+            # Two processes may prepare the same records; the one that renames second finds the first one's.
+            if not builder.data_path.exists():
+                raise
+            builder = _builder(kind, data_dir, config)
+    return builder
+
+
+def read(builder: RecordsBuilder, split: str) -> Records:
+    """The records of a prepared split."""
+    with _quiet():
+        return Records(builder.as_data_source(split))
+
+
+def arithmetic_records(task: ArithmeticTask, *, test: bool) -> Iterator[dict[str, str]]:
+    """Records of one split, all of different expressions.
+
+    Raises:
+      ValueError: there are not so many problems of this kind.
+    """
+    rng = np.random.default_rng([task.seed, int(test)])
+    size, seen, repeats = (task.test_size if test else task.train_size), set[str](), 0
+    while len(seen) < size:
+        expression = arithmetic.draw(rng, task.problems)
+        if arithmetic.is_test(expression) != test or expression in seen:
+            repeats += 1
+            if repeats > _MAX_REPEATS:
+                field = "test_size" if test else "train_size"
+                raise ValueError(
+                    f"data.source['arithmetic'].kwargs.{field} is {size}; only about {len(seen)} different problems "
+                    "of this kind exist: lower it, or widen kwargs.problems"
+                )
+            continue
+        seen.add(expression)
+        repeats = 0
+        language = "es" if rng.random() < task.spanish else "en"
+        forms = documents.QUESTIONS[language]
+        yield {
+            "question": forms[arithmetic.below(rng, len(forms))].format(expression),
+            "answer": str(arithmetic.value(expression)),
+            "task": "arithmetic",
+            "language": language,
+            "expression": expression,
+        }
+
+
+def _raw_file(source_dir: str, file: str) -> Path:
+    path = Path(source_dir) / file
+    if not path.is_file():
+        raise ValueError(
+            f"data.source_dir is {source_dir!r}, where {file} is not found; "
+            f"give the folder that holds {file}, or '' to download it"
+        )
+    return path
+
+
+def _downloaded(dl_manager: tfds.download.DownloadManager, url: str, expected: int) -> Path:
+    """The raw file at `url`, checked to hold as many records as were published."""
+    try:
+        path = Path(dl_manager.download(url))
+    except Exception as error:
+        raise RuntimeError(
+            f"data.source_dir is '' and {url} could not be downloaded ({error}); "
+            "get the file by other means and set data.source_dir to the folder that holds it"
+        ) from error
+    with path.open("rb") as lines:
+        got = sum(1 for line in lines if line.strip())
+    if got != expected:
+        path.unlink()  # TFDS would take it from its cache next time
+        raise RuntimeError(f"{url} holds {got} records; expected {expected}. Try again, or set data.source_dir")
+    return path
+
+
+def _builder(kind: type[RecordsBuilder], data_dir: str, config: RecordsConfig) -> RecordsBuilder:
+    return kind(data_dir=data_dir, config=config, file_format="array_record")
+
+
+def _fingerprint(kind: type[RecordsBuilder], parameters: Any, raw: list[Path]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(json.dumps(dataclasses.asdict(parameters), sort_keys=True).encode())
+    for module in (sys.modules[__name__], arithmetic, documents, records, templates):
+        digest.update(inspect.getsource(module).encode())
+    for path in raw:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS prints to stdout, which belongs to the verbs' results, and logs every builder it makes."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.display_progress_bar(sys.stderr.isatty())
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

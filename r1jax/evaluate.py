@@ -1,0 +1,57 @@
+"""Evaluates a checkpoint: one JSON line a task with pass@1, pass@K, maj@K, format and mean tokens.
+
+    python -m r1jax.evaluate --checkpoint=runs/zero/zero --tasks=arithmetic:test,gsm8k:test --samples=16
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+import r1jax
+from r1jax import command
+from r1jax.config import TaskSpec
+from r1jax.data import tasks
+from r1jax.stages.evaluate import Evaluator
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A stage's workdir or a converted checkpoint.")
+_TASKS = flags.DEFINE_list("tasks", None, "NAME[:SPLIT], comma-separated; as in a config's data.sources.")
+_SAMPLES = flags.DEFINE_integer("samples", 1, "K: completions a problem.", lower_bound=1)
+_LIMIT = flags.DEFINE_integer("limit", 0, "Problems a task; 0 is all.", lower_bound=0)
+_TEMPERATURE = flags.DEFINE_float("temperature", None, "Of sampling; the checkpoint's own if not given.", lower_bound=0)
+_MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a completion; the checkpoint's own if not given.", lower_bound=1)
+_SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder of raw data files; the checkpoint's own if not given.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of sampling.", lower_bound=0)
+flags.mark_flags_as_required(["checkpoint", "tasks"])
+
+
+def main(_: list[str]) -> list[dict[str, Any]]:
+    policy = r1jax.load(_CHECKPOINT.value)
+    own = policy.stage.evaluation
+    kwargs = {spec.name: spec.kwargs for spec in own.tasks.values()}
+    named = [":".join(tasks.parse_name(name)) for name in _TASKS.value]
+    changed = {"temperature": _TEMPERATURE.value, "max_tokens": _MAX_TOKENS.value}
+    config = dataclasses.replace(
+        own,
+        tasks={name: TaskSpec(name, kwargs.get(name, {})) for name in named},
+        limit=_LIMIT.value,
+        **{key: value for key, value in changed.items() if value is not None},
+    )
+    data = policy.stage.data
+    if _SOURCE_DIR.value is not None:
+        data = dataclasses.replace(data, source_dir=_SOURCE_DIR.value)
+    evaluator = Evaluator(
+        config, data, policy.stage.grading, template=policy.stage.template, tokenizer=policy.tokenizer,
+        engine=policy.engine, context=policy.config.context, seed=_SEED.value,
+    )  # fmt: skip
+    try:
+        results = evaluator(policy.params, samples=_SAMPLES.value, limit=_LIMIT.value, progress=True)
+    finally:
+        evaluator.close()
+    return [{"task": task} | figures for task, figures in results.items()]
+
+
+if __name__ == "__main__":
+    command.main(main)

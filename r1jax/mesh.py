@@ -1,0 +1,111 @@
+"""The device mesh, and the one table that says which mesh axes each dimension is split over.
+
+A parameter's name ends in its axes (`gate_EDF`), so its sharding follows from its name: `spec("EDF", WEIGHTS)`.
+Layers are scanned, so a parameter may carry a leading N that its name does not show; N is never split.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from r1jax.config import MeshConfig
+from r1jax.types import PyTree
+
+AXES = ("data", "fsdp", "expert", "tensor", "context")
+
+# Letter of the dimension key -> mesh axes. What is not listed is whole on every device.
+WEIGHTS = {"D": ("fsdp",), "H": ("tensor",), "F": ("tensor",), "E": ("expert",), "V": ("tensor",)}
+ACTIVATIONS = {
+    "B": ("data", "fsdp"),
+    "R": ("data", "fsdp"),
+    "P": ("data", "fsdp"),
+    "T": ("context",),
+    "H": ("tensor",),
+    "F": ("tensor",),
+    "V": ("tensor",),
+}
+
+
+def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
+    """A mesh of all devices, or of `devices`, with the axes of `AXES`.
+
+    Raises:
+      ValueError: the axes do not multiply to the number of devices; names both.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {name: getattr(config, name) for name in AXES}
+    free = [name for name, size in sizes.items() if size == -1]
+    bad = [f"mesh.{name} is {size}" for name, size in sizes.items() if size < 1 and size != -1]
+    if bad or len(free) > 1:
+        what = ", ".join(bad or [f"mesh.{name} is -1" for name in free])
+        raise ValueError(f"{what}; expected positive sizes and at most one -1 (takes what is left)")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(f"mesh {asked} does not match {len(devices)} devices; set one axis to -1 to take what is left")
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def spec(letters: str, table: dict[str, tuple[str, ...]]) -> PartitionSpec:
+    """The PartitionSpec of an array whose axes are `letters`; a mesh axis used twice raises ValueError."""
+    parts = [table.get(letter, ()) for letter in letters]
+    used = [axis for part in parts for axis in part]
+    twice = {axis for axis in used if used.count(axis) > 1}
+    if twice:
+        raise ValueError(f"axes {letters!r} use mesh axis {', '.join(sorted(twice))} twice; change the table in mesh.py")
+    return PartitionSpec(*[part if part else None for part in parts])
+
+
+def constrain(x: jax.Array, letters: str) -> jax.Array:
+    """Pins an activation to the table's sharding, where a mesh is set (`jax.set_mesh`); else returns it as it is."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(letters, ACTIVATIONS))
+
+
+def activation_sharding(mesh: Mesh, letters: str) -> NamedSharding:
+    return NamedSharding(mesh, spec(letters, ACTIVATIONS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_multiple(mesh: Mesh) -> int:
+    """What the number of sequences or rows must be a multiple of, to be split over this mesh."""
+    return math.prod(mesh.shape[axis] for axis in ACTIVATIONS["B"])
+
+
+def state_shardings(mesh: Mesh, abstract: PyTree) -> PyTree:
+    """A NamedSharding for each leaf of a tree of parameters or of a state built from them (optimizer, reference).
+
+    The axes are read off the last path name that ends in `_LETTERS` with as many letters as the leaf has axes, or
+    one fewer (the scanned N); any other leaf (a counter) is replicated.
+
+    Raises:
+      ValueError: a dimension does not divide over its mesh axes; names the parameter, dimension and axis.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _leaf_sharding(mesh, path, leaf), abstract)
+
+
+def _leaf_sharding(mesh: Mesh, path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+    letters = next((name.rsplit("_", 1)[1] for name in reversed(names) if "_" in name), "")
+    if letters.isupper() and len(letters) == leaf.ndim - 1:
+        letters = "N" + letters
+    if not letters.isupper() or len(letters) != leaf.ndim:
+        return replicated(mesh)
+    for letter, size in zip(letters, leaf.shape, strict=True):
+        axes = WEIGHTS.get(letter, ())
+        ways = math.prod(mesh.shape[axis] for axis in axes)
+        if size % ways:
+            raise ValueError(
+                f"{'/'.join(names)}: dimension {letter} of size {size} does not divide over mesh axis "
+                f"{'*'.join(axes)} of size {ways}; change the mesh or the policy's size"
+            )
+    return NamedSharding(mesh, spec(letters, WEIGHTS))

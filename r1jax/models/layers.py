@@ -1,0 +1,63 @@
+"""The small layers: RMSNorm, rotary positions, and the gated feed-forward.
+
+Parameters' names end in their axes (see `types.py`), from which `mesh.py` reads their sharding.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from r1jax.config import PolicyConfig
+
+
+def weight(module: nn.Module, config: PolicyConfig, name: str, shape: tuple[int, ...]) -> jax.Array:
+    """A matrix parameter, normally initialised, in the compute dtype."""
+    init = nn.initializers.normal(config.init_scale)
+    return module.param(name, init, shape, jnp.dtype(config.param_dtype)).astype(config.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale, in float32 inside. Source: Zhang & Sennrich 2019, as DeepSeek-V3 uses it."""
+
+    config: PolicyConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale_D = self.param("scale_X", nn.initializers.ones, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
+        wide = x.astype(jnp.float32)
+        wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.config.norm_eps)
+        return (wide * scale_D).astype(x.dtype)
+
+
+def rotary(x: jax.Array, position: jax.Array, theta: float) -> jax.Array:
+    """Rotates interleaved pairs of the last axis by position-dependent angles (RoPE, Su et al. 2021, eq. 34).
+
+    Args:
+      x: [..., C] with C even; pairs are (0, 1), (2, 3), ... as in DeepSeek-V3.
+      position: integer positions, broadcastable to x.shape[:-1].
+      theta: base of the geometric series of wavelengths.
+    """
+    pairs = x.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(pairs, dtype=jnp.float32) / pairs)
+    angle = position[..., None].astype(jnp.float32) * frequency
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+class GatedFFN(nn.Module):
+    """down(silu(gate(x)) * up(x)). Source: Shazeer 2020 (SwiGLU)."""
+
+    config: PolicyConfig
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = self.config.width
+        gate_DF = weight(self, self.config, "gate_DF", (width, self.hidden))
+        up_DF = weight(self, self.config, "up_DF", (width, self.hidden))
+        down_FD = weight(self, self.config, "down_FD", (self.hidden, width))
+        return (nn.silu(x @ gate_DF) * (x @ up_DF)) @ down_FD

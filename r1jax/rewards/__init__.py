@@ -1,0 +1,1 @@
+"""Text in, numbers out: graders, their composition, and the processes that hostile text is graded in."""

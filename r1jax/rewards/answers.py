@@ -1,0 +1,194 @@
+"""Accuracy: is the content of the answer block the gold answer?
+
+Three kinds of gold answer, each compared in its own way: a number exactly, as a fraction, here; words by
+spelling, here; anything else symbolically by math-verify, in worker processes. A gold answer that is none of
+these is compared by spelling only. Tasks of reasoning-gym are scored by their own scorers, in workers too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from r1jax.rewards.format import extract_answer
+from r1jax.rewards.numbers import Number, canonical, number, same_number, words
+from r1jax.rewards.workers import Outcome, WorkerPool
+
+MAX_ANSWER = 512  # characters of a gold or candidate answer; longer ones are not parsed
+MAX_PROCEDURAL_ANSWER = 8192  # reasoning-gym has answers that are grids
+COMPARISON_TIMEOUT_S = 5.0  # of one comparison in a worker
+COMPARISON_MEMORY_MIB = 2048  # of one worker
+PROCEDURAL = "reasoning_gym:"
+
+SAME = "r1jax.rewards.equivalence:same"
+PARSES = "r1jax.rewards.equivalence:parses"
+SCORE = "r1jax.rewards.procedural:score"
+
+MAX_NESTING = 16  # brackets within brackets; the parser's time is exponential in it
+# Factorials, towers and three-digit powers, sums and integrals: costly, and calls for a value rather than one.
+_UNEVALUATED = re.compile(r"!|\^\s*\{[^{}]*\^|\*\*|\^\s*\{?\s*[0-9]{3}|\\(?:sum|prod|int|lim)(?![A-Za-z])")
+
+COUNTS = ("graded", "not_parsed", "timed_out", "crashed")
+
+
+class Comparison(NamedTuple):
+    """A call that a worker has to make; equal ones are made once."""
+
+    function: str
+    args: tuple[str, ...]
+
+
+def accuracy(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    answer: Sequence[str],
+    task: Sequence[str],
+    metadata: Sequence[str | None] | None = None,
+    pool: WorkerPool | None = None,
+    report: Callable[[str, float], None] | None = None,
+    budget_s: float = math.inf,
+    **columns: Any,
+) -> list[float]:
+    """1.0 where the answer block holds the gold answer, else 0.0; reasoning-gym tasks may score in between.
+
+    Where the gold answer is a number the candidate must be written as one: an expression that merely
+    evaluates to it, such as the question repeated, is not an answer.
+
+    Args:
+      prompts: B prompts; not used.
+      completions: B completions, untrusted.
+      answer: B gold answers.
+      task: B task names; 'reasoning_gym:NAME' picks that task's own scorer.
+      metadata: B dataset entries as JSON; needed by reasoning-gym tasks.
+      pool: workers to grade in; without one, a pool is made for this call.
+      report: told how many completions were graded, not_parsed (no single answer block, or its content is
+        not read as mathematics), timed_out and crashed.
+      budget_s: seconds for all the comparisons together.
+      **columns: the examples' other fields; not used.
+    """
+    entries = metadata if metadata is not None else [None] * len(completions)
+    verdicts = [_verdict(*row) for row in zip(completions, answer, task, entries, strict=True)]
+    open_ones = list(dict.fromkeys(v for v in verdicts if isinstance(v, Comparison)))
+    outcomes = _in_workers(open_ones, pool, budget_s)
+    counts = Counter(dict.fromkeys(COUNTS, 0))
+    scores = []
+    for verdict in verdicts:
+        score, count = _settle(outcomes[verdict]) if isinstance(verdict, Comparison) else _settled(verdict)
+        scores.append(score)
+        counts[count] += 1
+    if report is not None:
+        for name in COUNTS:
+            report(name, float(counts[name]))
+    return scores
+
+
+def check_gold(answers: Sequence[str], tasks: Sequence[str], pool: WorkerPool | None = None) -> list[int]:
+    """Indices of the gold answers that cannot be parsed, and are hence compared by spelling only.
+
+    Answers of reasoning-gym tasks are their own scorers' affair, and pass.
+    """
+    kinds = [_gold_kind(a) if not t.startswith(PROCEDURAL) else "number" for a, t in zip(answers, tasks, strict=True)]
+    doubtful = {i: Comparison(PARSES, (canonical(answers[i]),)) for i, kind in enumerate(kinds) if kind == "symbolic"}
+    outcomes = _in_workers(list(dict.fromkeys(doubtful.values())), pool, math.inf)
+    return [
+        i
+        for i, kind in enumerate(kinds)
+        if kind == "unreadable" or (kind == "symbolic" and outcomes[doubtful[i]].value is not True)
+    ]
+
+
+def _verdict(completion: str, gold: str, task: str, entry: str | None) -> bool | None | Comparison:
+    """Right, wrong, not parsed (None), or a comparison for a worker to make."""
+    candidate = extract_answer(completion)
+    if candidate is None:
+        return None
+    if task.startswith(PROCEDURAL):
+        return _procedural(candidate, task.removeprefix(PROCEDURAL), entry)
+    if len(candidate) > MAX_ANSWER or "\0" in candidate:
+        return None
+    return _compare(gold, candidate)
+
+
+def _procedural(candidate: str, name: str, entry: str | None) -> None | Comparison:
+    if entry is None:
+        raise ValueError(
+            f"task {PROCEDURAL}{name} needs the column 'metadata', the dataset entry as JSON, for its scorer; "
+            "got none; add it to the task's records"
+        )
+    if len(candidate) > MAX_PROCEDURAL_ANSWER:
+        return None
+    return Comparison(SCORE, (name, candidate, entry if isinstance(entry, str) else json.dumps(entry)))
+
+
+def _compare(gold: str, candidate: str) -> bool | None | Comparison:
+    kind = _gold_kind(gold)
+    left, right = canonical(gold), canonical(candidate, drop_name="=" not in gold)
+    if not left or not right:
+        return None
+    if left == right:
+        return True
+    if kind == "number":
+        value = number(right)
+        return None if value is None else same_number(_number(left), value)
+    if kind == "words":
+        return words(left) == words(right)
+    if kind == "unreadable":
+        return False
+    return Comparison(SAME, (left, right)) if _presentable(left, right) else None
+
+
+def _presentable(gold: str, candidate: str) -> bool:
+    """Whether the candidate may be handed to the symbolic parser: shallow, and no equation or task for a value."""
+    depth = deepest = 0
+    for char in candidate:
+        depth += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, depth)
+    if depth != 0 or deepest > MAX_NESTING:
+        return False
+    if "=" in candidate and "=" not in gold:
+        return False
+    return _UNEVALUATED.search(candidate) is None or _UNEVALUATED.search(gold) is not None
+
+
+def _gold_kind(gold: str) -> str:
+    text = canonical(gold) if len(gold) <= MAX_ANSWER and "\0" not in gold else ""
+    if not text:
+        return "unreadable"
+    if number(text) is not None:
+        return "number"
+    return "words" if words(text) is not None else "symbolic"
+
+
+def _number(text: str) -> Number:
+    value = number(text)
+    assert value is not None, f"{text!r} was read as a number before"
+    return value
+
+
+def _in_workers(comparisons: list[Comparison], pool: WorkerPool | None, budget_s: float) -> dict[Comparison, Outcome]:
+    if not comparisons:
+        return {}
+    if pool is None:
+        with WorkerPool(1, COMPARISON_TIMEOUT_S, COMPARISON_MEMORY_MIB) as own:
+            return _in_workers(comparisons, own, budget_s)
+    outcomes: dict[Comparison, Outcome] = {}
+    for function in dict.fromkeys(c.function for c in comparisons):
+        mine = [c for c in comparisons if c.function == function]
+        outcomes.update(zip(mine, pool.map(function, [c.args for c in mine], budget_s), strict=True))
+    return outcomes
+
+
+def _settle(outcome: Outcome) -> tuple[float, str]:
+    if outcome.status == "timeout":
+        return 0.0, "timed_out"
+    if outcome.status != "ok":
+        return 0.0, "crashed"
+    return _settled(outcome.value)
+
+
+def _settled(verdict: float | None) -> tuple[float, str]:
+    return (0.0, "not_parsed") if verdict is None else (float(verdict), "graded")

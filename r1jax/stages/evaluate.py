@@ -1,0 +1,184 @@
+"""Evaluation: K samples a problem, graded; pass@1, pass@K, maj@K, format and mean tokens a task."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from r1jax.config import DataConfig, EvaluationConfig, RewardsConfig, RewardSpec
+from r1jax.data import tasks, templates
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.rewards.answers import check_gold
+from r1jax.rewards.compose import Rewards, load_rewards
+from r1jax.rewards.format import extract_answer
+from r1jax.rollout.engine import Engine
+from r1jax.stages.inference import check_prompts, completion_text, encode_prompt, seeds
+from r1jax.types import PyTree
+
+GRADERS = {
+    "accuracy": RewardSpec("r1jax.rewards.answers:accuracy", 1.0, {}),
+    "format": RewardSpec("r1jax.rewards.format:think_answer", 1.0, {}),
+}
+SEED_PURPOSE = 3  # tells evaluation's seeds from training's
+
+
+class Graded(NamedTuple):
+    """K graded completions of each of n problems."""
+
+    correct_NK: np.ndarray  # float32, accuracy
+    format_NK: np.ndarray  # float32
+    tokens_NK: np.ndarray  # int32
+    answers: list[list[str | None]]
+    texts: list[list[str]]
+
+
+class Evaluator:
+    """Holds the held-out problems and the graders of a run. Close it to end the grading processes."""
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        data: DataConfig,
+        grading: RewardsConfig,
+        *,
+        template: str,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        context: int,
+        seed: int,
+    ):
+        self._config, self._template, self._tokenizer = config, template, tokenizer
+        self._engine, self._seed = engine, seed
+        self._rewards: Rewards = load_rewards(GRADERS, grading)
+        self._sources: dict[str, Any] = {}
+        for spec in config.tasks.values():
+            name, split = tasks.parse_name(spec.name)
+            source = tasks.load(
+                name, split, data_dir=data.data_dir, source_dir=data.source_dir, kwargs=spec.kwargs
+            )
+            label = f"{name}:{split}"
+            room = context - config.max_tokens
+            questions = [source[i]["question"] for i in range(_count(len(source), config.limit))]
+            check_prompts(questions, tokenizer, template, room, "policy.context - evaluation.max_tokens", label)
+            self._sources[label] = source
+
+    def __call__(self, params: PyTree, *, samples: int, limit: int, progress: bool) -> dict[str, dict[str, Any]]:
+        """{task: {"n", "pass@1", "pass@K", "maj@K", "format", "mean_tokens"}} with K = samples."""
+        return {
+            label: summary(self._grade(params, label, source, samples, limit, progress), samples)
+            for label, source in self._sources.items()
+        }
+
+    def grade_gold(self) -> dict[str, int]:
+        """How many gold answers of each task cannot be read, and so can never be matched but by spelling."""
+        unread = {}
+        for label, source in self._sources.items():
+            records = [source[i] for i in range(_count(len(source), self._config.limit))]
+            answers, names = [r["answer"] for r in records], [r["task"] for r in records]
+            unread[label] = len(check_gold(answers, names, self._rewards.pool))
+        return unread
+
+    def close(self) -> None:
+        self._rewards.close()
+
+    def _grade(self, params, label, source, samples, limit, progress) -> Graded:
+        n = _count(len(source), limit)
+        parts = []
+        batch = min(self._config.batch, n)
+        starts = range(0, n, batch)
+        for start in tqdm(starts, desc=f"  {label}", unit="batch", file=sys.stderr, leave=False, disable=not progress):
+            records = [source[i] for i in range(start, min(start + batch, n))]
+            parts.append(self._grade_batch(params, records, samples, batch, start))
+        return Graded(
+            *(np.concatenate([part[i] for part in parts]) for i in range(3)),
+            *(sum((part[i] for part in parts), []) for i in (3, 4)),
+        )
+
+    def _grade_batch(self, params: PyTree, records: list[dict], samples: int, batch: int, start: int) -> Graded:
+        prompts = [templates.render(self._template, r["question"]) for r in records]
+        tokens = [encode_prompt(self._tokenizer, prompt) for prompt in prompts]
+        tokens += [tokens[0]] * (batch - len(tokens))  # the last batch keeps the shape of the others
+        out = self._engine.generate(
+            params,
+            tokens,
+            seeds(self._seed, batch * samples, SEED_PURPOSE, start),
+            temperature=self._config.temperature,
+            top_k=0,
+            top_p=self._config.top_p,
+            max_tokens=self._config.max_tokens,
+        )
+        count = len(records) * samples
+        ids = [row[:length] for row, length in zip(out.completion_BL[:count], out.length_B[:count], strict=True)]
+        texts = [completion_text(self._tokenizer, row) for row in ids]
+        columns = {key: [r.get(key) for r in records for _ in range(samples)] for key in _keys(records)}
+        graded = self._rewards([p for p in prompts for _ in range(samples)], texts, columns, ids)
+        shape = (len(records), samples)
+        return Graded(
+            graded.by_name["accuracy"].reshape(shape),
+            graded.by_name["format"].reshape(shape),
+            out.length_B[:count].reshape(shape),
+            [[extract_answer(text) for text in group] for group in _groups(texts, samples)],
+            _groups(texts, samples),
+        )
+
+
+def summary(graded: Graded, samples: int) -> dict[str, Any]:
+    """The figures of one task.
+
+    pass@1 is the mean accuracy over all samples, pass@K the share of problems with a sample fully right, maj@K that
+    of problems whose most frequent answer (the earliest of equals) is right.
+    """
+    majority = [_majority(answers, correct) for answers, correct in zip(graded.answers, graded.correct_NK, strict=True)]
+    return {
+        "n": len(graded.correct_NK),
+        "pass@1": float(graded.correct_NK.mean()),
+        f"pass@{samples}": float((graded.correct_NK >= 1.0).any(axis=1).mean()),
+        f"maj@{samples}": float(np.mean(majority)),
+        "format": float(graded.format_NK.mean()),
+        "mean_tokens": float(graded.tokens_NK.mean()),
+    }
+
+
+def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """A plain-text table of results {stage: {task: figures}}, a line each."""
+    flat = [(stage, task, figures) for stage, tasks_ in rows.items() for task, figures in tasks_.items()]
+    keys = list(dict.fromkeys(key for _, _, figures in flat for key in figures))
+    lines = [["stage", "task", *keys]]
+    for stage, task, figures in flat:
+        lines.append([stage, task, *(_cell(key, figures.get(key)) for key in keys)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows_ = ["  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in lines]
+    return "\n".join([rows_[0], "-" * len(rows_[0]), *rows_[1:]])
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key == "n":
+        return str(value)
+    return f"{value:.1f}" if key == "mean_tokens" else f"{100 * value:.1f}%"
+
+
+def _majority(answers: Sequence[str | None], correct_K: np.ndarray) -> float:
+    votes = Counter(answer for answer in answers if answer is not None)
+    if not votes:
+        return 0.0
+    winner = votes.most_common(1)[0][0]
+    return float(correct_K[list(answers).index(winner)])
+
+
+def _groups(items: list, size: int) -> list[list]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _keys(records: list[dict]) -> list[str]:
+    return list(dict.fromkeys(key for record in records for key in record))
+
+
+def _count(available: int, limit: int) -> int:
+    return min(available, limit) if limit else available

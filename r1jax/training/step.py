@@ -1,0 +1,204 @@
+"""The update, unjitted and pure: gradients summed over micro-batches, one optimizer step, one router-bias step.
+
+Everything that a loss is divided by is counted over the whole batch before the first micro-batch, so that the result
+does not depend on how rows are packed or how many rows a pass takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from r1jax.config import BatchConfig, GrpoConfig, PolicyConfig, RouterConfig
+from r1jax.losses.logprobs import token_logprobs
+from r1jax.losses.policy_gradient import grpo_loss, normalizer
+from r1jax.losses.supervised import cross_entropy
+from r1jax.models.policy import Aux, PolicyModel
+from r1jax.training.state import TrainState
+from r1jax.types import Array, Packed, PyTree
+
+
+class RlBatch(NamedTuple):
+    """One mini-batch. Sequences are scored in packed rows and looked up by `index_BL`."""
+
+    packed: Packed
+    index_BL: Array  # flat place in [R, T] that predicts each token; -1 where there is none
+    advantages_B: Array
+    logp_sampler_BL: Array
+    logp_old_BL: Array | None  # None: on-policy, one update a rollout
+    logp_ref_BL: Array | None  # None: no KL
+
+
+def score_rows(
+    config: PolicyConfig, batch: BatchConfig, params: PyTree, packed: Packed, temperature: float
+) -> tuple[jax.Array, jax.Array, Aux]:
+    """(logp_RT, entropy_RT, Aux) of the targets of some rows, at the sampling temperature."""
+    hidden_RTD, aux = PolicyModel(config).apply(params, packed)
+    logp_RT, entropy_RT = token_logprobs(
+        hidden_RTD,
+        params["params"]["head_DV"],
+        packed.target_RT,
+        temperature=temperature,
+        chunk=batch.logit_chunk,
+    )
+    return logp_RT, entropy_RT, aux
+
+
+def score(
+    config: PolicyConfig, batch: BatchConfig, temperature: float, params: PyTree, packed: Packed, index_BL: Array
+) -> jax.Array:
+    """logp_BL of the sampled tokens under `params`, no gradient; 0 where there is no token."""
+    logp_MrT = jax.lax.map(lambda rows: score_rows(config, batch, params, rows, temperature)[0], _micro(packed, batch))
+    return look_up(logp_MrT.reshape(-1), index_BL)
+
+
+def look_up(flat: jax.Array, index_BL: Array) -> jax.Array:
+    """flat[index], and 0 where the index points outside."""
+    inside = (index_BL >= 0) & (index_BL < flat.shape[0])
+    return jnp.take(flat, jnp.where(inside, index_BL, flat.shape[0]), mode="fill", fill_value=0.0)
+
+
+def sft_step(
+    config: PolicyConfig,
+    batch_config: BatchConfig,
+    router: RouterConfig,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    packed: Packed,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One supervised update over packed rows."""
+    weight = jnp.sum(packed.weight_RT)
+    segments = segment_count(packed.segment_RT)
+
+    def loss(params, rows: Packed, _):
+        logp_RT, entropy_RT, aux = score_rows(config, batch_config, params, rows, 1.0)
+        loss, metrics = cross_entropy(logp_RT, rows.weight_RT, normalizer=weight)
+        balance = aux.balance / jnp.maximum(segments, 1)
+        metrics |= {
+            "policy/entropy": jnp.sum(jax.lax.stop_gradient(entropy_RT) * rows.weight_RT) / jnp.maximum(weight, 1.0),
+            "moe/balance": balance,
+        }
+        return loss + router.balance_coef * balance, (metrics, aux)
+
+    grads, metrics, aux = _accumulate(loss, state.params, _micro(packed, batch_config))
+    state, metrics = _update(state, grads, metrics, aux, router, optimizer)
+    metrics["update/padding"] = jnp.mean(packed.segment_RT == 0)
+    return state._replace(step=state.step + 1), metrics
+
+
+def rl_step(
+    config: PolicyConfig,
+    batch_config: BatchConfig,
+    router: RouterConfig,
+    grpo: GrpoConfig,
+    temperature: float,
+    max_length: int,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: RlBatch,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One GRPO update over one mini-batch. The stage counts its own steps; this leaves `state.step` alone."""
+    mask_BL = batch.index_BL >= 0
+    whole = normalizer(mask_BL)
+    segments = segment_count(batch.packed.segment_RT)
+    places = batch_config.micro_rows * batch_config.row_length
+
+    def loss(params, rows: Packed, micro):
+        logp_RT, entropy_RT, aux = score_rows(config, batch_config, params, rows, temperature)
+        # A micro-batch holds whole sequences; those of the others are masked out here and counted there.
+        index_BL = jnp.where(mask_BL, batch.index_BL - micro * places, -1)
+        here_BL = (index_BL >= 0) & (index_BL < places)
+        logp_BL = look_up(logp_RT.reshape(-1), index_BL)
+        loss, metrics = grpo_loss(
+            logp_BL,
+            batch.logp_old_BL,
+            batch.logp_ref_BL,
+            batch.advantages_B,
+            here_BL,
+            clip_low=grpo.clip_low,
+            clip_high=grpo.clip_high,
+            kl_coef=grpo.kl_coef,
+            kl_estimator=grpo.kl_estimator,
+            reduction=grpo.reduction,
+            importance=grpo.importance,
+            max_length=max_length,
+            normalizer=whole,
+        )
+        tokens = jnp.maximum(whole.tokens, 1.0)
+        old_BL = jax.lax.stop_gradient(logp_BL) if batch.logp_old_BL is None else batch.logp_old_BL
+        metrics |= {
+            "policy/entropy": jnp.sum(jax.lax.stop_gradient(entropy_RT) * rows.weight_RT) / tokens,
+            "policy/sampler_mismatch": jnp.sum(jnp.abs(batch.logp_sampler_BL - old_BL), where=here_BL) / tokens,
+        }
+        balance = aux.balance / jnp.maximum(segments, 1)
+        return loss + router.balance_coef * balance, (metrics, aux)
+
+    grads, metrics, aux = _accumulate(loss, state.params, _micro(batch.packed, batch_config))
+    state, metrics = _update(state, grads, metrics, aux, router, optimizer)
+    metrics["update/padding"] = jnp.mean(batch.packed.segment_RT == 0)
+    return state, metrics
+
+
+def segment_count(segment_RT: Array) -> jax.Array:
+    """How many segments some packed rows hold."""
+    before = jnp.pad(segment_RT[:, :-1], ((0, 0), (1, 0)))
+    return jnp.sum((segment_RT != before) & (segment_RT > 0))
+
+
+def _micro(packed: Packed, config: BatchConfig) -> Packed:
+    """[R, ...] -> [R / micro_rows, micro_rows, ...]."""
+    rows = packed.tokens_RT.shape[0]
+    if rows % config.micro_rows:
+        raise ValueError(f"{rows} rows do not divide into batch.micro_rows ({config.micro_rows}); make it a divisor")
+    return jax.tree.map(lambda x: x.reshape(-1, config.micro_rows, *x.shape[1:]), packed)
+
+
+def _accumulate(loss: Any, params: PyTree, micro: Packed) -> tuple[PyTree, dict[str, jax.Array], Aux]:
+    """Sums gradients, metrics and router loads over micro-batches; `loss(params, rows, i) -> (loss, (metrics, aux))`."""
+
+    def one(rows: Packed, i: Array) -> tuple[PyTree, dict[str, jax.Array], Aux]:
+        def of(trained: PyTree):
+            return loss({"params": trained, "router": params["router"]}, rows, i)
+
+        grads, (metrics, aux) = jax.grad(of, has_aux=True)(params["params"])
+        return grads, metrics, aux
+
+    count = micro.tokens_RT.shape[0]
+    if count == 1:
+        return one(jax.tree.map(lambda x: x[0], micro), 0)
+
+    def add(total, item):
+        return jax.tree.map(jnp.add, total, one(*item)), None
+
+    first = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro), jnp.int32(0))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+    return jax.lax.scan(add, zeros, (micro, jnp.arange(count)))[0]
+
+
+def _update(
+    state: TrainState,
+    grads: PyTree,
+    metrics: dict[str, jax.Array],
+    aux: Aux,
+    router: RouterConfig,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The optimizer's step, and the router's: the bias of an overloaded expert falls, of an underloaded one rises.
+
+    Source of the latter: arXiv 2408.15664, algorithm 1; arXiv 2412.19437, section 2.1.2.
+    """
+    updates, opt_state = optimizer.update(grads, state.optimizer, state.params["params"])
+    params = {"params": optax.apply_updates(state.params["params"], updates), "router": state.params["router"]}
+    metrics["grad_norm"] = optax.global_norm(grads)
+    if aux.load_NE.shape[0]:
+        load_NE = aux.load_NE.astype(jnp.float32)
+        mean = load_NE.mean(axis=1, keepdims=True)
+        metrics["moe/max_load"] = jnp.max(load_NE / jnp.maximum(mean, 1e-9))
+        metrics["moe/dropped"] = aux.dropped
+        if router.bias_rate:
+            shift_NE = router.bias_rate * jnp.sign(mean - load_NE)
+            params["router"] = jax.tree.map(lambda bias_NE: bias_NE + shift_NE, params["router"])
+    return state._replace(params=params, optimizer=opt_state), metrics
