@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -108,9 +109,10 @@ def _raised_here(error: BaseException) -> bool:
 
 def _bad_input(error: BaseException) -> tuple[int, str]:
     message = str(error) or type(error).__name__
-    if isinstance(error, (KeyError, AttributeError)) and error.args:  # ml_collections: the key, maybe a suggestion
-        key, _, hint = str(error.args[0]).partition("\n")
-        message = f"the config has no key {key}{'. ' if hint else ''}{hint}"
+    keys = re.findall(r"'(\w+)", message)
+    if isinstance(error, (KeyError, AttributeError)) and keys:  # ml_collections: the key, and the nearest one it knows
+        near = re.search(r'Did you mean "(\w+)"', message)
+        message = f"the config has no key {keys[-1]!r}" + (f"; did you mean {near[1]!r}?" if near else "")
     print(f"error: {message}", file=sys.stderr)
     return BAD_INPUT, ""
 

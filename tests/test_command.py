@@ -72,7 +72,7 @@ def test_result_is_all_of_stdout(verb):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--config=config.py", "--config.optimizer.lrr=1"], "no key 'lrr'. Did you mean \"lr\""),
+        (["--config=config.py", "--config.optimizer.lrr=1"], "no key 'lrr'; did you mean 'lr'?"),
         (["--config=config.py", "--config.optimizer.warmup_steps=1.5"], "--config.optimizer.warmup_steps=1.5"),
         (["--config=none.py"], "none.py"),
         (["word"], "unexpected word 'word'"),

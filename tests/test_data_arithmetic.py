@@ -77,7 +77,7 @@ def test_drawn_expressions_keep_their_bounds_and_agree_with_python():
         found, numbers = arithmetic.solve(expression), [t for t in arithmetic.parse(expression) if isinstance(t, int)]
         assert found[-1].result == arithmetic.value(expression) == eval(expression)  # our own text
         assert max(abs(step.result) for step in found) <= 60
-        assert 1 <= min(numbers) and max(numbers) <= (20 if len(numbers) == 2 else 9)
+        assert min(numbers) >= 1 and max(numbers) <= (20 if len(numbers) == 2 else 9)
         assert arithmetic.canonical(expression) == expression  # no brackets that say nothing
         counts[len(numbers)] += 1
     # Those that leave the bounds are drawn again, so the shares shift a little.

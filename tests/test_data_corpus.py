@@ -14,7 +14,7 @@ from r1jax.data.documents import Mixture
 
 COUNT = 5000
 PROMPT_HEAD = templates.render("r1_zero", "~").split("~")[0]
-STEP = re.compile(r"(-?\d+ [-+*] -?\d+) (?:=|is) (-?\d+)")
+STEP = re.compile(r"(?<![-+*] )(?<![-\d])(-?\d+ [-+*] -?\d+) (?:=|is) (-?\d+)")  # not the end of a longer one
 WHOLE = re.compile(r"\(?\d+(?: [-+*] \(?-?\d+\)?)+")
 FULL = re.compile(r" <think> [^<>]+ </think> <answer> -?\d+ </answer>")
 
@@ -33,9 +33,10 @@ def completions(texts):
 
 def test_no_test_expression_stands_in_any_document(texts):
     steps = {step for text in texts for step, _ in STEP.findall(text)}
-    wholes = {whole for text in texts for whole in WHOLE.findall(text)}
-    assert len(steps) > 2000 and len(wholes) > 3000
-    assert [e for e in steps | wholes if e.count("(") == e.count(")") and arithmetic.is_test(e)] == []
+    runs = {run.strip() for text in texts for run in re.split(r"[^-+*() 0-9]+", text)}
+    wholes = {run for run in runs if re.search(r"\d [-+*]", run)}
+    assert len(steps) > 2000 and len(wholes) > 3000 and len(steps - wholes) < 10
+    assert [e for e in steps | wholes if arithmetic.is_test(e)] == []
 
 
 def test_held_out_finds_expressions_in_text():
@@ -63,7 +64,7 @@ def test_shares_are_those_of_the_mixture(texts, completions):
     assert len(spanish) / len(completions) == pytest.approx(0.25, **within)
 
 
-def test_facts_are_right_and_wrong_work_goes_wrong_as_said(texts, completions):
+def test_facts_are_right_and_solutions_are_wrong_in_the_shares_said(texts):
     for text in texts:
         if re.fullmatch(r"(?:-?\d+ [-+*] -?\d+ = -?\d+[.,]?\s?)+", text) and text.count("=") > 3:
             assert all(eval(step) == int(result) for step, result in STEP.findall(text)), text  # our own text
@@ -73,7 +74,6 @@ def test_facts_are_right_and_wrong_work_goes_wrong_as_said(texts, completions):
         kinds[documents.solve_somehow(rng, "2 + 3 * 4", 0.4, wrong).kind] += 1
     expected = {"right": 0.4, "left_to_right": 0.36, "guess": 0.09, "slip": 0.15}
     assert {k: n / 3000 for k, n in kinds.items()} == pytest.approx(expected, abs=0.03)
-    assert sum("2 + 3 = 5. 5 * 4 = 20" in c for e, c in completions if e == "2 + 3 * 4") >= 0
 
 
 @pytest.mark.parametrize("expression", ["2 + 3 * 4", "8 - (2 - 5) * 2", "7 + 5", "3 * (2 - 2)"])
@@ -210,5 +210,5 @@ def test_bad_parameters_are_named(tmp_path, kwargs, message):
 
 
 def test_unknown_corpus_names_the_nearest(tmp_path):
-    with pytest.raises(ValueError, match="'arithmetic_wab'.*did you mean 'arithmetic_web'"):
+    with pytest.raises(ValueError, match=r"'arithmetic_wab'.*did you mean 'arithmetic_web'"):
         corpus.load("arithmetic_wab", data_dir=str(tmp_path), kwargs={})

@@ -114,7 +114,7 @@ def test_download_that_is_not_the_published_file_is_dropped(tmp_path):
             (tmp_path / "pointer").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
             return tmp_path / "pointer"
 
-    with pytest.raises(RuntimeError, match="holds 2 records; expected 500.*data.source_dir"):
+    with pytest.raises(RuntimeError, match=r"holds 2 records; expected 500.*data.source_dir"):
         builders._downloaded(Manager(), "https://example.org/test.jsonl", 500)
     assert not (tmp_path / "pointer").exists()
 
@@ -162,7 +162,7 @@ def test_malformed_jsonl_line_is_named_by_number(tmp_path, data_dir, line, messa
 
 def test_empty_and_absent_jsonl(tmp_path, data_dir):
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="empty.jsonl' has no records in split 'test'"):
+    with pytest.raises(ValueError, match=r"empty.jsonl' has no records in split 'test'"):
         load(f"jsonl:{tmp_path}/empty.jsonl", "test", data_dir)
     with pytest.raises(ValueError, match="there is no such file"):
         load(f"jsonl:{tmp_path}/absent.jsonl", "test", data_dir)
@@ -263,5 +263,5 @@ def test_shares_of_questions_by_language_follow_the_parameter(data_dir):
     for share in (0.0, 1.0):
         source = load("arithmetic", "test", data_dir, train_size=5, test_size=40, spanish=share)
         assert np.mean([record["language"] == "es" for record in source]) == share
-    with pytest.raises(ValueError, match="kwargs.spanish is 2; expected a share"):
+    with pytest.raises(ValueError, match=r"kwargs.spanish is 2; expected a share"):
         load("arithmetic", "test", data_dir, spanish=2)

@@ -31,5 +31,5 @@ def test_every_template_has_one_slot_and_its_stops():
 
 
 def test_unknown_template_names_the_nearest():
-    with pytest.raises(ValueError, match="'r1zero'.*did you mean 'r1_zero'"):
+    with pytest.raises(ValueError, match=r"'r1zero'.*did you mean 'r1_zero'"):
         templates.render("r1zero", "x")

@@ -40,7 +40,20 @@ def tokenizer(trained):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "  a  b ", "a\tb\n\n", "\u2581", "a\u2581 \u2581b", "\0", "</s>", "<pad>", "<unk>", "<0x41>", "🙂e\u0301中"],
+    [
+        "",
+        " ",
+        "  a  b ",
+        "a\tb\n\n",
+        "\u2581",
+        "a\u2581 \u2581b",
+        "\0",
+        "</s>",
+        "<pad>",
+        "<unk>",
+        "<0x41>",
+        "🙂e\u0301中",
+    ],
 )
 def test_awkward_texts_come_back_unchanged(tokenizer, text):
     ids = tokenizer.encode(text)
@@ -150,7 +163,7 @@ def test_no_text_is_an_error(texts, tmp_path):
 
 
 def test_too_small_a_vocabulary_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="tokenizer.vocab_size is 200"):
+    with pytest.raises(ValueError, match=r"tokenizer\.vocab_size is 200"):
         Tokenizer.train(_documents(), dataclasses.replace(CONFIG, vocab_size=200), tmp_path)
 
 
@@ -167,7 +180,7 @@ def test_missing_and_corrupt_files_are_named(trained, tmp_path):
 def test_a_model_without_the_symbols_is_refused(trained, tmp_path):
     whole = (trained[1] / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole.replace(b"<answer>", b"<answor>"))
-    with pytest.raises(ValueError, match="lacks the pieces.*<answer>"):
+    with pytest.raises(ValueError, match=r"lacks the pieces.*<answer>"):
         Tokenizer.load(tmp_path)
 
 

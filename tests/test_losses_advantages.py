@@ -45,7 +45,7 @@ def test_a_groups_offset_does_not_matter():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="scale is 'sdt'.*did you mean 'std'"):
+    with pytest.raises(ValueError, match=r"scale is 'sdt'.*did you mean 'std'"):
         group_advantages(np.zeros((1, 2)), scale="sdt")
     with pytest.raises(ValueError, match=r"rewards_PG has shape \(0, 4\)"):
         group_advantages(np.zeros((0, 4)))

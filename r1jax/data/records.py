@@ -73,16 +73,17 @@ def build_parameters(kind: type, kwargs: Mapping[str, Any], where: str) -> Any:
     Raises:
       ValueError: a key is unknown or its value of the wrong type; names it as `where`.KEY.
     """
-    hints, values = typing.get_type_hints(kind), {}
+    hints: dict[str, Any] = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
     for key, value in kwargs.items():
         if key not in hints:
             near = difflib.get_close_matches(str(key), list(hints), 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints) or 'none'}"
             raise ValueError(f"{where}.{key} is not a parameter; {hint}")
         if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            values[key] = build_parameters(typing.cast(type, hints[key]), value, f"{where}.{key}")
+            values[key] = build_parameters(hints[key], value, f"{where}.{key}")
             continue
-        allowed = {int: int, float: (int, float), tuple[float, ...]: (list, tuple)}.get(hints[key], hints[key])
+        allowed: Any = {float: (int, float), tuple[float, ...]: (list, tuple)}.get(hints[key], hints[key])
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise ValueError(f"{where}.{key} is {value!r} ({type(value).__name__}); expected {hints[key]}")
         if key in ("train_size", "test_size", "documents") and value < 1:

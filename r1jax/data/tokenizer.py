@@ -19,8 +19,8 @@ from r1jax.config import TokenizerConfig
 
 FILE = "tokenizer.model"
 SYMBOLS = ("<think>", "</think>", "<answer>", "</answer>")
-CONTROLS = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}  # in the order of their ids
 
+_PAD, _BOS, _EOS = "<pad>", "<s>", "</s>"
 _SPACE_MARK = "\u2581"  # SentencePiece writes a space as this character, and so reads this character as a space
 _UNREADABLE = "\ufffd".encode()
 _RESERVED = re.compile("[\0\t\u2047\u2581\u2585]")  # SentencePiece keeps these for itself and skips text with them
@@ -55,10 +55,10 @@ class Tokenizer:
         self._processor = processor
         ids = {processor.id_to_piece(i): i for i in range(self.vocab_size)}
         byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
-        missing = [piece for piece in (*CONTROLS.values(), *SYMBOLS, *byte_pieces) if piece not in ids]
+        missing = [piece for piece in (_PAD, _BOS, _EOS, *SYMBOLS, *byte_pieces) if piece not in ids]
         if missing:
             raise ValueError(f"{source} lacks the pieces {missing[:8]}; expected a tokenizer trained by r1jax")
-        self.pad_id, self.bos_id, self.eos_id = (ids[CONTROLS[name]] for name in ("pad", "bos", "eos"))
+        self.pad_id, self.bos_id, self.eos_id = (ids[piece] for piece in (_PAD, _BOS, _EOS))
         self._symbols = {symbol: ids[symbol] for symbol in SYMBOLS}
         self._space_mark_ids = [ids[byte_pieces[byte]] for byte in _SPACE_MARK.encode()]
         self._bytes = [self._piece_bytes(i) for i in range(self.vocab_size)]
@@ -94,8 +94,11 @@ class Tokenizer:
                 add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
                 user_defined_symbols=list(SYMBOLS),
-                **{f"{name}_id": i for i, name in enumerate(CONTROLS)},
-                **{f"{name}_piece": piece for name, piece in CONTROLS.items()},
+                pad_id=0,
+                bos_id=1,
+                eos_id=2,
+                unk_id=3,
+                pad_piece=_PAD,  # the other three are SentencePiece's own: <s>, </s>, <unk>
                 max_sentence_length=_LONGEST_RUN,
                 seed_sentencepiece_size=_SEED_PIECES,
                 num_threads=_THREADS,

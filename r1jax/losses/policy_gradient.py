@@ -196,4 +196,7 @@ def _reduce(
         means_B = safe_divide(masked_sum(values_BL, mask_BL, axis=1), jnp.sum(mask_BL, axis=1))
         return safe_divide(jnp.sum(means_B), norm.sequences)
     total = masked_sum(values_BL, mask_BL)
-    return safe_divide(total, norm.tokens if reduction == "token" else norm.rows * max_length)
+    if reduction == "token":
+        return safe_divide(total, norm.tokens)
+    assert max_length is not None, "checked with the options"
+    return safe_divide(total, norm.rows * max_length)

@@ -14,7 +14,7 @@ def masked_sum(values: Array, weight: Array, axis: int | None = None) -> jax.Arr
     return jnp.sum(jnp.where(weight != 0, values, 0.0) * weight, axis=axis)
 
 
-def safe_divide(total: Array, count: Array) -> jax.Array:
+def safe_divide(total: jax.Array, count: Array) -> jax.Array:
     """total / count, and 0 / 0 is 0: the mean over nothing."""
     return total / jnp.where(count == 0, 1.0, count)
 
