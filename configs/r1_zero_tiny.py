@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 from configs.models import tiny
 
 # One problem distribution for the corpus, the prompts and the held-out test (disjoint by expression).
-PROBLEMS = dict(max_operand=9, max_operand_pair=20, max_abs=99)
+PROBLEMS = dict(max_operand=9, max_operand_pair=12, max_abs=30)
+# What the base has read (docs/design.md, 'The corpus'): much worked text, a fifth of it in R1-Zero's template.
+MIXTURE = dict(facts=0.25, solutions=0.45, dialogue=0.05, statements=0.05, template=0.20)
 
 
 def evaluation() -> ConfigDict:
@@ -47,28 +49,28 @@ def base() -> ConfigDict:
     return ConfigDict(
         dict(
             stage="sft",
-            steps=600,
+            steps=1000,
             init_from="",
-            tokenizer=dict(vocab_size=1024, train_documents=10_000, max_piece_length=96, across_words=True),
+            tokenizer=dict(vocab_size=768, train_documents=10_000, max_piece_length=96, across_words=True),
             data=dict(
-                sources={"corpus": {"name": "arithmetic_web", "weight": 1.0, "kwargs": {}}},
+                sources={"corpus": {"name": "arithmetic_web", "weight": 1.0, "kwargs": {"problems": dict(PROBLEMS), "mixture": MIXTURE}}},
                 data_dir="~/.cache/r1jax/data",
                 source_dir="",
             ),
-            batch=dict(row_length=256, rows=32, micro_rows=32, logit_chunk=1024),
+            batch=dict(row_length=128, rows=16, micro_rows=16, logit_chunk=1024),
             optimizer=dict(
-                lr=3e-3,
-                warmup_steps=50,
+                lr=5e-3,
+                warmup_steps=30,
                 schedule="cosine",
                 final_scale=0.1,
                 beta1=0.9,
-                beta2=0.95,
+                beta2=0.99,
                 eps=1e-8,
                 weight_decay=0.05,
                 clip_norm=1.0,
             ),
             router=dict(bias_rate=1e-2, balance_coef=1e-3),
-            checkpoint=dict(every=200, keep=1),
+            checkpoint=dict(every=250, keep=1),
             **shared(),
         )
     )

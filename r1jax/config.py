@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types as python_types
 import typing
 from collections.abc import Mapping
@@ -51,6 +52,8 @@ class PolicyConfig:
         for name in ("dtype", "param_dtype"):
             _one_of(f"policy.{name}", getattr(self, name), ("float32", "bfloat16"))
         _one_of("policy.remat", self.remat, ("none", "full", "dots"))
+        _at_least(1, "policy", self, "vocab_size", "width", "layers", "heads", "kv_lora_rank", "context")
+        _at_least(0, "policy", self, "q_lora_rank", "shared_experts")
         if self.rope_head_dim % 2:
             raise ValueError(f"policy.rope_head_dim is {self.rope_head_dim}; it must be even (rotary pairs)")
         if not 0 <= self.dense_layers <= self.layers:
@@ -78,6 +81,9 @@ class TokenizerConfig:
     max_piece_length: int  # characters
     across_words: bool  # pieces may span spaces, so that a fixed phrase is a few tokens
 
+    def __post_init__(self):
+        _at_least(1, "tokenizer", self, "vocab_size", "train_documents", "max_piece_length")
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceSpec:
@@ -93,6 +99,10 @@ class DataConfig:
     sources: dict[str, SourceSpec]
     data_dir: str  # prepared ArrayRecords are kept here
     source_dir: str  # local folder of raw files; "" downloads from the public source
+
+    def __post_init__(self):
+        if not self.sources:
+            raise ValueError("data.sources is empty; expected at least one entry, NAME -> {name, weight, kwargs}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +121,7 @@ class OptimizerConfig:
 
     def __post_init__(self):
         _one_of("optimizer.schedule", self.schedule, ("constant", "cosine"))
+        _at_least(0, "optimizer", self, "lr", "warmup_steps", "final_scale", "eps", "weight_decay", "clip_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +132,13 @@ class RolloutConfig:
     top_k: int  # 0: all
     top_p: float
     max_tokens: int  # of a completion
+
+    def __post_init__(self):
+        _at_least(1, "rollout", self, "prompts", "samples", "max_tokens", why="an empty batch trains nothing")
+        _sampling("rollout", self.temperature, self.top_p)
+        _at_least(0, "rollout", self, "top_k")
+        if self.temperature == 0:
+            raise ValueError("rollout.temperature is 0; samples of a prompt would be all the same: raise it, to 1.0 say")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +161,13 @@ class GrpoConfig:
         _one_of("grpo.kl_estimator", self.kl_estimator, ("k3", "k2", "k1"))
         _one_of("grpo.reduction", self.reduction, ("sequence", "token", "constant"))
         _one_of("grpo.importance", self.importance, ("token", "sequence", "sequence_mean"))
+        _at_least(1, "grpo", self, "minibatches", "epochs")
+        _at_least(0, "grpo", self, "clip_low", "clip_high", "kl_coef", "reference_refresh")
+        if self.reference_refresh and not self.kl_coef:
+            raise ValueError(
+                f"grpo.reference_refresh is {self.reference_refresh} and grpo.kl_coef 0; without a KL there is no "
+                "reference to refresh: set the first to 0, or raise the second"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +178,12 @@ class BatchConfig:
     rows: int  # SFT: rows a step; RL: rows are added in multiples of this
     micro_rows: int  # rows a forward-backward pass; gradients are accumulated over the rest
     logit_chunk: int  # tokens whose logits exist at once
+
+    def __post_init__(self):
+        fields = ("row_length", "rows", "micro_rows", "logit_chunk")
+        _at_least(1, "batch", self, *fields, why="an empty batch trains nothing")
+        if self.rows % self.micro_rows:
+            raise ValueError(f"batch.rows is {self.rows}; expected a multiple of batch.micro_rows ({self.micro_rows})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,17 +211,28 @@ class EvaluationConfig:
     max_tokens: int
     batch: int  # prompts decoded together
 
+    def __post_init__(self):
+        _at_least(1, "evaluation", self, "samples", "every_samples", "max_tokens", "batch")
+        _at_least(0, "evaluation", self, "limit", "every", "every_limit")
+        _sampling("evaluation", self.temperature, self.top_p)
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     every: int  # steps
     keep: int  # newest kept
 
+    def __post_init__(self):
+        _at_least(1, "checkpoint", self, "every", "keep")
+
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
     samples_every: int  # steps between lines of samples.jsonl; 0: never
     samples: int  # completions logged each time
+
+    def __post_init__(self):
+        _at_least(0, "log", self, "samples_every", "samples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +283,9 @@ class SftStage:
     mesh: MeshConfig
     grading: RewardsConfig
 
+    def __post_init__(self):
+        _check_stage(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class RlStage:
@@ -265,6 +310,14 @@ class RlStage:
     log: LogConfig
     mesh: MeshConfig
 
+    def __post_init__(self):
+        _check_stage(self)
+        if self.rollout.prompts % self.grpo.minibatches:
+            raise ValueError(
+                f"grpo.minibatches is {self.grpo.minibatches}; expected a divisor of rollout.prompts "
+                f"({self.rollout.prompts}), as a group is never split"
+            )
+
 
 STAGES = {"sft": SftStage, "rl": RlStage}
 
@@ -274,6 +327,25 @@ def _one_of(field: str, got: Any, expected: tuple) -> None:
         near = difflib.get_close_matches(str(got), [str(e) for e in expected], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{field} is {got!r}; expected one of {', '.join(map(repr, expected))}{hint}")
+
+
+def _at_least(least: int, section: str, values: Any, *fields: str, why: str = "") -> None:
+    for field in fields:
+        got = getattr(values, field)
+        if not got >= least:  # also refuses NaN
+            raise ValueError(f"{section}.{field} is {got!r}; expected at least {least}{why and ': ' + why}")
+
+
+def _sampling(section: str, temperature: float, top_p: float) -> None:
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"{section}.temperature is {temperature!r}; expected a number of 0 or more")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"{section}.top_p is {top_p!r}; expected above 0 and at most 1 (1 keeps every token)")
+
+
+def _check_stage(stage: SftStage | RlStage) -> None:
+    _at_least(0, "config", stage, "seed")
+    _at_least(1, "config", stage, "steps")
 
 
 def stage_config(config: Mapping | ConfigDict) -> SftStage | RlStage:

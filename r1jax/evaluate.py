@@ -12,7 +12,7 @@ from absl import flags
 
 import r1jax
 from r1jax import command
-from r1jax.config import TaskSpec
+from r1jax.config import RlStage, SftStage, TaskSpec
 from r1jax.data import tasks
 from r1jax.stages.evaluate import Evaluator
 
@@ -21,7 +21,7 @@ _TASKS = flags.DEFINE_list("tasks", None, "NAME[:SPLIT], comma-separated; as in 
 _SAMPLES = flags.DEFINE_integer("samples", 1, "K: completions a problem.", lower_bound=1)
 _LIMIT = flags.DEFINE_integer("limit", 0, "Problems a task; 0 is all.", lower_bound=0)
 _TEMPERATURE = flags.DEFINE_float("temperature", None, "Of sampling; the checkpoint's own if not given.", lower_bound=0)
-_MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a completion; the checkpoint's own if not given.", lower_bound=1)
+_MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a completion; the checkpoint's if not given.", lower_bound=1)
 _SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder of raw data files; the checkpoint's own if not given.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of sampling.", lower_bound=0)
 flags.mark_flags_as_required(["checkpoint", "tasks"])
@@ -30,12 +30,12 @@ flags.mark_flags_as_required(["checkpoint", "tasks"])
 def main(_: list[str]) -> list[dict[str, Any]]:
     policy = r1jax.load(_CHECKPOINT.value)
     own = policy.stage.evaluation
-    kwargs = {spec.name: spec.kwargs for spec in own.tasks.values()}
-    named = [":".join(tasks.parse_name(name)) for name in _TASKS.value]
+    kwargs = known_parameters(policy.stage)
+    named = {":".join(tasks.parse_name(name)): tasks.parse_name(name)[0] for name in _TASKS.value}
     changed = {"temperature": _TEMPERATURE.value, "max_tokens": _MAX_TOKENS.value}
     config = dataclasses.replace(
         own,
-        tasks={name: TaskSpec(name, kwargs.get(name, {})) for name in named},
+        tasks={label: TaskSpec(label, kwargs.get(name, {})) for label, name in named.items()},
         limit=_LIMIT.value,
         **{key: value for key, value in changed.items() if value is not None},
     )
@@ -51,6 +51,12 @@ def main(_: list[str]) -> list[dict[str, Any]]:
     finally:
         evaluator.close()
     return [{"task": task} | figures for task, figures in results.items()]
+
+
+def known_parameters(stage: SftStage | RlStage) -> dict[str, dict[str, Any]]:
+    """The parameters that a checkpoint's config gives to tasks, by name without split: those of its evaluation first."""
+    trained = {spec.name: spec.kwargs for spec in stage.data.sources.values()}
+    return trained | {tasks.parse_name(spec.name)[0]: spec.kwargs for spec in stage.evaluation.tasks.values()}
 
 
 if __name__ == "__main__":

@@ -13,16 +13,19 @@ from absl import flags
 import r1jax
 from r1jax import command
 from r1jax.data import templates
+from r1jax.data.tokenizer import StreamDecoder
+from r1jax.stages.inference import encode_prompt, seeds
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A stage's workdir or a converted checkpoint.")
 _PROMPT = flags.DEFINE_string("prompt", None, "A question, put into the checkpoint's own template. None: chat.")
 _SAMPLES = flags.DEFINE_integer("samples", 1, "Completions.", lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 is greedy.", lower_bound=0)
-_MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a completion; the checkpoint's own if not given.", lower_bound=1)
+_MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a completion; the checkpoint's if not given.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of sampling.", lower_bound=0)
 flags.mark_flags_as_required(["checkpoint"])
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+THINK, END_THINK = "<think>", "</think>"
 
 
 def main(_: list[str]) -> dict[str, Any]:
@@ -30,20 +33,17 @@ def main(_: list[str]) -> dict[str, Any]:
     return _once(policy, _PROMPT.value) if _PROMPT.value is not None else _chat(policy)
 
 
-def _complete(policy: r1jax.Policy, question: str, samples: int, seed: int) -> list[r1jax.Completion]:
-    return policy.generate(
-        [templates.render(policy.stage.template, question)],
-        samples=samples,
-        temperature=_TEMPERATURE.value,
-        max_tokens=_MAX_TOKENS.value or policy.stage.evaluation.max_tokens,
-        seed=seed,
-    )[0]
-
-
 def _once(policy: r1jax.Policy, question: str) -> dict[str, Any]:
-    completions = _complete(policy, question, _SAMPLES.value, _SEED.value)
+    completions = policy.generate(
+        [templates.render(policy.stage.template, question)],
+        samples=_SAMPLES.value,
+        temperature=_TEMPERATURE.value,
+        max_tokens=_max_tokens(policy),
+        seed=_SEED.value,
+    )[0]
     for completion in completions:
-        print(f"{question}\n{_shaded(completion.text)}\n", file=sys.stderr)
+        before, mark, after = printable(completion.text.strip()).partition(END_THINK)
+        _show(f"{question}\n{_dim(before + mark) if mark else before}{after}\n\n")
     return {
         "prompt": question,
         "completions": [
@@ -53,24 +53,58 @@ def _once(policy: r1jax.Policy, question: str) -> dict[str, Any]:
 
 
 def _chat(policy: r1jax.Policy) -> dict[str, Any]:
-    """Each line is a question of its own, as the policy was trained; the thought is dimmed. An empty line ends."""
+    """Each line is a question of its own, as the policy was trained. An empty line ends."""
     turns = 0
     while True:
-        print("> ", end="", file=sys.stderr, flush=True)
+        _show("> ")
         question = sys.stdin.readline().strip()
         if not question:
             return {"turns": turns}
+        try:
+            _answer(policy, question, _SEED.value + turns)
+        except ValueError as error:  # a question that is too long, or no Unicode; the next may be better
+            _show(f"error: {error}\n")
         turns += 1
-        print(_shaded(_complete(policy, question, 1, _SEED.value + turns)[0].text), file=sys.stderr)
 
 
-def _shaded(text: str) -> str:
-    """The thought dimmed, where stderr is a terminal; control characters a model wrote are not passed on to it."""
-    safe = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text).strip()
-    if not sys.stderr.isatty():
-        return safe
-    head, mark, rest = safe.partition("</think>")
-    return f"{DIM}{head}{mark}{PLAIN}{rest}" if mark else safe
+def _answer(policy: r1jax.Policy, question: str, seed: int) -> None:
+    """Writes the completion as it is sampled, what stands between the think tags dimmed."""
+    tokenizer = policy.tokenizer
+    decoder = StreamDecoder(tokenizer)
+    tokens = policy.engine.stream(
+        policy.params,
+        encode_prompt(tokenizer, templates.render(policy.stage.template, question)),
+        seeds(seed, 1)[0],
+        temperature=_TEMPERATURE.value,
+        top_k=0,
+        top_p=1.0,
+        max_tokens=_max_tokens(policy),
+    )
+    opens, closes = tokenizer.token_id(THINK), tokenizer.token_id(END_THINK)
+    thinking = False
+    for token in tokens:
+        thinking = thinking or token == opens
+        text = printable(decoder.push(token))
+        _show(_dim(text) if thinking else text)
+        thinking = thinking and token != closes
+    _show(printable(decoder.flush()) + "\n")
+
+
+def _max_tokens(policy: r1jax.Policy) -> int:
+    return _MAX_TOKENS.value or policy.stage.evaluation.max_tokens
+
+
+def printable(text: str) -> str:
+    """`text` without the control characters that a model may write and a terminal would obey."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def _dim(text: str) -> str:
+    return f"{DIM}{text}{PLAIN}" if text and sys.stderr.isatty() else text
+
+
+def _show(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

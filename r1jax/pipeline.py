@@ -15,9 +15,10 @@ from r1jax.config import RlStage, SftStage, stage_config
 from r1jax.report import write_report
 from r1jax.stages import rl, sft
 from r1jax.stages.evaluate import table
-from r1jax.stages.workdir import write_result
+from r1jax.stages.inference import check_architecture
+from r1jax.stages.workdir import has_begun, read_result, write_result
 
-RUN = {"sft": sft.run, "rl": rl.run}
+STAGES = {"sft": sft, "rl": rl}
 
 
 def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -31,21 +32,37 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """
     if config.get("stage") != "pipeline":
         stage = stage_config(config)
-        results = {stage.stage: RUN[stage.stage](stage, workdir)}
+        results = {stage.stage: STAGES[stage.stage].run(stage, workdir)}
         return {"stages": results, "report": str(write_report([workdir], Path(workdir) / "report.html"))}
-    stages = pipeline_stages(config, workdir)
+    stages = pipeline_stages(config)
+    folders = {name: str(Path(workdir) / name) for name in stages}
+    for name, stage in stages.items():
+        _check(name, stage, folders[name])
     results = {}
     for name, stage in stages.items():
-        print(f"== stage {name} ({stage.stage}) in {Path(workdir) / name}", file=sys.stderr, flush=True)
-        results[name] = RUN[stage.stage](stage, str(Path(workdir) / name))
+        say(f"== stage {name} ({stage.stage}) in {folders[name]}")
+        results[name] = STAGES[stage.stage].run(stage, folders[name], folders.get(stage.init_from))
     write_result(workdir, results)
     report = write_report([workdir], Path(workdir) / "report.html")
-    print(f"\n{table(results)}\n\nreport: {report}", file=sys.stderr, flush=True)
+    say(f"\n{table(results)}\n\nreport: {report}")
     return {"stages": results, "report": str(report)}
 
 
-def pipeline_stages(config: ConfigDict, workdir: str) -> dict[str, SftStage | RlStage]:
-    """The stages of a pipeline in order, checked, `init_from` turned from a stage's name into its folder.
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _check(name: str, stage: SftStage | RlStage, folder: str) -> None:
+    """Refuses a stage that could not run, before an earlier one has taken hours. A finished one is not looked at."""
+    try:
+        if not (has_begun(folder, stage) and read_result(folder)):
+            STAGES[stage.stage].check(stage)
+    except ValueError as error:
+        raise ValueError(f"stage {name}: {error}") from error
+
+
+def pipeline_stages(config: ConfigDict) -> dict[str, SftStage | RlStage]:
+    """The stages of a pipeline in order, checked; `init_from` may name an earlier one.
 
     The pipeline's seed is added to each stage's, so that one number re-seeds them all.
     """
@@ -63,9 +80,14 @@ def pipeline_stages(config: ConfigDict, workdir: str) -> dict[str, SftStage | Rl
         )
     stages: dict[str, SftStage | RlStage] = {}
     for name in tree["order"]:
-        stage = stage_config(tree["stages"][name])
-        if stage.init_from in tree["stages"] and stage.init_from not in stages:
+        try:
+            stage = stage_config(tree["stages"][name])
+        except ValueError as error:
+            raise ValueError(f"stage {name}: {error}") from error
+        start = stages.get(stage.init_from)
+        if stage.init_from in tree["stages"] and start is None:
             raise ValueError(f"config.stages.{name}.init_from is {stage.init_from!r}, a stage that comes no earlier")
-        start = str(Path(workdir) / stage.init_from) if stage.init_from in stages else stage.init_from
-        stages[name] = dataclasses.replace(stage, init_from=start, seed=stage.seed + tree["seed"])
+        if start is not None:
+            check_architecture(f"stage {stage.init_from}", start.policy, stage.policy)
+        stages[name] = dataclasses.replace(stage, seed=stage.seed + tree["seed"])
     return stages

@@ -31,7 +31,7 @@ def test_config_loads_locked_and_complete(path):
         sections.stage_config(config)
         return
     assert all(stage.is_locked for stage in config.stages.values())
-    stages = pipeline_stages(config, "workdir")
+    stages = pipeline_stages(config)
     assert list(stages) == list(config.order)
 
 

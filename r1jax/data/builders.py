@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -191,6 +192,7 @@ def prepare(name: str, *, data_dir: str, source_dir: str, kwargs: Mapping[str, A
       ValueError: a parameter or raw file is missing or bad; names the field, the value and the remedy.
     """
     kind = BUILDERS[name]
+    data_dir, source_dir = os.path.expanduser(data_dir), os.path.expanduser(source_dir)
     parameters = build_parameters(kind.PARAMETERS, kwargs, f"data.source[{where!r}].kwargs")
     if not kind.FILES:
         source_dir = ""

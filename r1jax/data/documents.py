@@ -74,10 +74,10 @@ class Mixture:
     broken: float = 0.20  # a tag or a block missing
     worked: float = 0.25  # a worked solution, no tags
     direct: float = 0.15  # just an answer, no tags
-    right: float = 0.60  # of solutions and dialogues
+    right: float = 0.60  # of solutions and dialogues are careful; the others careless
     template_right: float = 0.50  # of template documents
-    left_to_right: float = 0.60  # of wrong solutions, where it makes a difference; in others a slip
-    guess: float = 0.15  # of wrong solutions: no work is shown; the rest slips in a step
+    left_to_right: float = 0.75  # of careless solutions; wrong where precedence makes a difference
+    guess: float = 0.10  # of careless solutions: no work is shown; the rest slips in a step
     spanish: float = 0.25  # of documents with words
     switch: float = 0.10  # of worked solutions: the language changes half-way
 
@@ -120,7 +120,10 @@ def held_out(text: str) -> bool:
 
 
 def solve_somehow(rng: np.random.Generator, expression: str, right_share: float, mixture: Mixture) -> Solution:
-    """A right solution, or a wrong one (its answer is wrong, too)."""
+    """A right solution, or one by someone who guesses, works from left to right, or slips in a step.
+
+    Working from left to right comes out right where precedence makes no difference; that is a right solution.
+    """
     steps, states = tuple(arithmetic.solve(expression)), tuple(arithmetic.states(expression))
     answer = steps[-1].result
     if rng.random() < right_share:
@@ -128,12 +131,14 @@ def solve_somehow(rng: np.random.Generator, expression: str, right_share: float,
     mood = rng.random()
     if mood < mixture.guess:
         return Solution(expression, "guess", (), (), answer + _slip(rng))
+    if mood >= mixture.guess + mixture.left_to_right:
+        return _slipped(rng, expression, answer)
     careless = arithmetic.solve_left_to_right(expression)
-    if mood < mixture.guess + mixture.left_to_right and careless[-1].result != answer:
+    if careless[-1].result != answer:
         flat = [token for token in arithmetic.parse(expression) if token not in ("(", ")")]
         left = [arithmetic.render([step.result, *flat[2 * i + 3 :]]) for i, step in enumerate(careless)]
         return Solution(expression, "left_to_right", tuple(careless), tuple(left), careless[-1].result)
-    return _slipped(rng, expression, answer)
+    return Solution(expression, "right", steps, states, answer)
 
 
 def write_work(rng: np.random.Generator, solution: Solution, languages: tuple[str, str]) -> str:

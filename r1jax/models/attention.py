@@ -160,10 +160,10 @@ class LatentAttention(nn.Module):
 
         q_PGHW = q_BHW.reshape(prompts, batch // prompts * heads, width)
         on_prompt = jnp.einsum("pgw,psw->pgs", q_PGHW, cache.prompt_PSW, preferred_element_type=jnp.float32)
-        in_prompt = jnp.arange(prompt_slots) < where.prompt_length_P[:, None]
+        in_prompt = jnp.arange(prompt_slots)[None] < where.prompt_length_P[:, None]
         on_prompt = jnp.where(in_prompt[:, None], on_prompt, MASKED).reshape(batch, heads, prompt_slots)
         on_own = jnp.einsum("bhw,bsw->bhs", q_BHW, cache.own_BSW, preferred_element_type=jnp.float32)
-        on_own = jnp.where(jnp.arange(own_slots) < where.generated, on_own, MASKED)
+        on_own = jnp.where(jnp.arange(own_slots)[None, None] < where.generated, on_own, MASKED)
         on_self = jnp.einsum("bhw,bw->bh", q_BHW, latent_BW, preferred_element_type=jnp.float32)[..., None]
 
         score = jnp.concatenate([on_prompt, on_own, on_self], axis=-1)

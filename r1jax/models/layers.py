@@ -30,7 +30,7 @@ class RMSNorm(nn.Module):
         scale_D = self.param("scale_X", nn.initializers.ones, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
         wide = x.astype(jnp.float32)
         wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.config.norm_eps)
-        return (wide * scale_D).astype(x.dtype)
+        return (wide * jnp.broadcast_to(scale_D, x.shape)).astype(x.dtype)
 
 
 def rotary(x: jax.Array, position: jax.Array, theta: float) -> jax.Array:
@@ -43,7 +43,7 @@ def rotary(x: jax.Array, position: jax.Array, theta: float) -> jax.Array:
     """
     pairs = x.shape[-1] // 2
     frequency = theta ** (-jnp.arange(pairs, dtype=jnp.float32) / pairs)
-    angle = position[..., None].astype(jnp.float32) * frequency
+    angle = jnp.multiply.outer(position.astype(jnp.float32), frequency)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)

@@ -47,7 +47,7 @@ def route(score_TE: jax.Array, bias_E: jax.Array, config: PolicyConfig) -> Routi
 
     Source: arXiv 2412.19437, eqs. 13-16, and its reference `inference/model.py`.
     """
-    biased = score_TE + bias_E
+    biased = score_TE + bias_E[None]
     if config.expert_groups > 1:
         grouped = biased.reshape(-1, config.expert_groups, config.experts // config.expert_groups)
         best_two = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0].sum(-1)

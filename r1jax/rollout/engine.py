@@ -123,7 +123,7 @@ def _record(state: Decoding, logits_BV: jax.Array, prompts: Prompts, sampling: S
         tokens_BL=write(state.tokens_BL, token_B[:, None]),
         logp_BL=write(state.logp_BL, jnp.where(state.done_B, 0.0, logp_B)[:, None]),
         length_B=state.length_B + ~state.done_B,
-        done_B=state.done_B | (token_B[:, None] == prompts.stop_ids).any(-1),
+        done_B=state.done_B | (token_B[:, None] == prompts.stop_ids[None]).any(-1),
     )
 
 

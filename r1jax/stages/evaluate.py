@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from r1jax.config import DataConfig, EvaluationConfig, RewardsConfig, RewardSpec
 from r1jax.data import tasks, templates
+from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.rewards.answers import check_gold
 from r1jax.rewards.compose import Rewards, load_rewards
 from r1jax.rewards.format import extract_answer
 from r1jax.rollout.engine import Engine
@@ -28,13 +28,30 @@ SEED_PURPOSE = 3  # tells evaluation's seeds from training's
 
 
 class Graded(NamedTuple):
-    """K graded completions of each of n problems."""
+    """K graded completions of each of M problems."""
 
-    correct_NK: np.ndarray  # float32, accuracy
-    format_NK: np.ndarray  # float32
-    tokens_NK: np.ndarray  # int32
-    answers: list[list[str | None]]
-    texts: list[list[str]]
+    correct_MK: np.ndarray  # float32, accuracy
+    format_MK: np.ndarray  # float32
+    tokens_MK: np.ndarray  # int32
+    answers: list[list[str | None]]  # M lists of K
+
+
+def load_tasks(config: EvaluationConfig, data: DataConfig) -> dict[str, Source]:
+    """The held-out problems by label, NAME:SPLIT.
+
+    Raises:
+      ValueError: a task is not known, named twice, or its data are missing or bad.
+    """
+    sources: dict[str, Source] = {}
+    for spec in config.tasks.values():
+        name, split = tasks.parse_name(spec.name)
+        label = f"{name}:{split}"
+        if label in sources:
+            raise ValueError(f"evaluation.tasks names {label!r} twice; each task can be evaluated once")
+        sources[label] = tasks.load(
+            name, split, data_dir=data.data_dir, source_dir=data.source_dir, kwargs=spec.kwargs
+        )
+    return sources
 
 
 class Evaluator:
@@ -55,17 +72,12 @@ class Evaluator:
         self._config, self._template, self._tokenizer = config, template, tokenizer
         self._engine, self._seed = engine, seed
         self._rewards: Rewards = load_rewards(GRADERS, grading)
-        self._sources: dict[str, Any] = {}
-        for spec in config.tasks.values():
-            name, split = tasks.parse_name(spec.name)
-            source = tasks.load(
-                name, split, data_dir=data.data_dir, source_dir=data.source_dir, kwargs=spec.kwargs
-            )
-            label = f"{name}:{split}"
+        self._sources = load_tasks(config, data)
+        most = max(config.limit, config.every_limit) if config.limit and config.every_limit else 0
+        for label, source in self._sources.items():
             room = context - config.max_tokens
-            questions = [source[i]["question"] for i in range(_count(len(source), config.limit))]
+            questions = [source[i]["question"] for i in range(_count(len(source), most))]
             check_prompts(questions, tokenizer, template, room, "policy.context - evaluation.max_tokens", label)
-            self._sources[label] = source
 
     def __call__(self, params: PyTree, *, samples: int, limit: int, progress: bool) -> dict[str, dict[str, Any]]:
         """{task: {"n", "pass@1", "pass@K", "maj@K", "format", "mean_tokens"}} with K = samples."""
@@ -73,15 +85,6 @@ class Evaluator:
             label: summary(self._grade(params, label, source, samples, limit, progress), samples)
             for label, source in self._sources.items()
         }
-
-    def grade_gold(self) -> dict[str, int]:
-        """How many gold answers of each task cannot be read, and so can never be matched but by spelling."""
-        unread = {}
-        for label, source in self._sources.items():
-            records = [source[i] for i in range(_count(len(source), self._config.limit))]
-            answers, names = [r["answer"] for r in records], [r["task"] for r in records]
-            unread[label] = len(check_gold(answers, names, self._rewards.pool))
-        return unread
 
     def close(self) -> None:
         self._rewards.close()
@@ -96,7 +99,7 @@ class Evaluator:
             parts.append(self._grade_batch(params, records, samples, batch, start))
         return Graded(
             *(np.concatenate([part[i] for part in parts]) for i in range(3)),
-            *(sum((part[i] for part in parts), []) for i in (3, 4)),
+            [answers for part in parts for answers in part.answers],
         )
 
     def _grade_batch(self, params: PyTree, records: list[dict], samples: int, batch: int, start: int) -> Graded:
@@ -123,7 +126,6 @@ class Evaluator:
             graded.by_name["format"].reshape(shape),
             out.length_B[:count].reshape(shape),
             [[extract_answer(text) for text in group] for group in _groups(texts, samples)],
-            _groups(texts, samples),
         )
 
 
@@ -131,17 +133,18 @@ def summary(graded: Graded, samples: int) -> dict[str, Any]:
     """The figures of one task.
 
     pass@1 is the mean accuracy over all samples, pass@K the share of problems with a sample fully right, maj@K that
-    of problems whose most frequent answer (the earliest of equals) is right.
+    of problems whose most frequent answer (the earliest of equals) is right. With K = 1, pass@1 is the mean.
     """
-    majority = [_majority(answers, correct) for answers, correct in zip(graded.answers, graded.correct_NK, strict=True)]
-    return {
-        "n": len(graded.correct_NK),
-        "pass@1": float(graded.correct_NK.mean()),
-        f"pass@{samples}": float((graded.correct_NK >= 1.0).any(axis=1).mean()),
+    majority = [_majority(answers, right_K) for answers, right_K in zip(graded.answers, graded.correct_MK, strict=True)]
+    figures = {
+        "n": len(graded.correct_MK),
+        "pass@1": 0.0,
+        f"pass@{samples}": float((graded.correct_MK >= 1.0).any(axis=1).mean()),
         f"maj@{samples}": float(np.mean(majority)),
-        "format": float(graded.format_NK.mean()),
-        "mean_tokens": float(graded.tokens_NK.mean()),
+        "format": float(graded.format_MK.mean()),
+        "mean_tokens": float(graded.tokens_MK.mean()),
     }
+    return figures | {"pass@1": float(graded.correct_MK.mean())}
 
 
 def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
@@ -152,8 +155,13 @@ def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
     for stage, task, figures in flat:
         lines.append([stage, task, *(_cell(key, figures.get(key)) for key in keys)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows_ = ["  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in lines]
-    return "\n".join([rows_[0], "-" * len(rows_[0]), *rows_[1:]])
+    aligned = ["  ".join(_aligned(line, widths)) for line in lines]
+    return "\n".join([aligned[0], "-" * len(aligned[0]), *aligned[1:]])
+
+
+def _aligned(cells: list[str], widths: list[int]) -> list[str]:
+    """Names to the left, figures to the right."""
+    return [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))]
 
 
 def _cell(key: str, value: Any) -> str:

@@ -23,6 +23,8 @@ from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.state import with_shardings
 from r1jax.types import Array, Packed, PyTree
 
+# Rotary positions have no weights, so a policy may be given a longer context than it was trained with.
+NOT_IN_WEIGHTS = ("context", "dtype", "init_scale", "remat")
 ONE_DEVICE = MeshConfig(data=1, fsdp=1, expert=1, tensor=1, context=1)
 
 
@@ -120,21 +122,46 @@ def load(path: str) -> Policy:
     return Policy(stage.policy, params, Tokenizer.load(path), PolicyModel(stage.policy), stage, mesh)
 
 
+def check_start(path: str, policy: PolicyConfig) -> None:
+    """Refuses a folder that training cannot start from, at no more than a look at it.
+
+    Raises:
+      ValueError: it is no checkpoint, holds no saved step, or is of another architecture than `policy`.
+    """
+    if not path:
+        raise ValueError("config.init_from is empty; this stage starts from a checkpoint: give --config.init_from=DIR")
+    check_architecture(path, read_config(path).policy, policy)
+    checkpoints = Checkpoints(path, keep=None)
+    try:
+        if checkpoints.latest() is None:
+            raise ValueError(f"{path} holds no saved step yet; finish that stage, or start from another")
+    finally:
+        checkpoints.close()
+
+
+def check_architecture(path: str, saved: PolicyConfig, policy: PolicyConfig) -> None:
+    """Refuses parameters of another shape or meaning. What they do not depend on may differ (`NOT_IN_WEIGHTS`).
+
+    Raises:
+      ValueError: names the keys that differ.
+    """
+    names = [f.name for f in dataclasses.fields(PolicyConfig) if f.name not in NOT_IN_WEIGHTS]
+    changed = [
+        f"policy.{name} is {getattr(policy, name)!r} in the config and {getattr(saved, name)!r} in the checkpoint"
+        for name in names
+        if getattr(saved, name) != getattr(policy, name)
+    ]
+    if changed:
+        raise ValueError(f"{path} is of another architecture: {'; '.join(changed[:5])}; make config.policy the same")
+
+
 def load_params(path: str, policy: PolicyConfig, mesh: Mesh) -> PyTree:
     """A checkpoint's newest parameters, straight in their shardings on `mesh`.
 
     Raises:
-      ValueError: the checkpoint is of another architecture than `policy`, or holds no parameters.
+      ValueError: the checkpoint is of another architecture than `policy`, is damaged, or holds no parameters.
     """
-    saved = read_config(path).policy
-    shape_keys = [f.name for f in dataclasses.fields(PolicyConfig) if f.name not in ("dtype", "remat")]
-    changed = [
-        f"policy.{key} is {getattr(policy, key)!r} in the config and {getattr(saved, key)!r} in the checkpoint"
-        for key in shape_keys
-        if getattr(saved, key) != getattr(policy, key)
-    ]
-    if changed:
-        raise ValueError(f"{path} is of another architecture: {'; '.join(changed[:5])}; make config.policy the same")
+    check_start(path, policy)
     checkpoints = Checkpoints(path, keep=None)
     try:
         return checkpoints.restore_params(None, with_shardings(abstract_variables(policy), mesh))

@@ -1,7 +1,7 @@
 """A stage's run: the folder, the log, the checkpoints and the progress bar that SFT and RL share.
 
-The order of writes makes a killed run resume to the same numbers: a step's metrics are logged, then its checkpoint
-saved; on resume the log is cut back to the checkpoint's step.
+The order of writes makes a killed run resume to the same numbers: a step's metrics are logged, then its evaluation
+recorded, then its checkpoint saved; on resume the records are cut back to the checkpoint's step.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from r1jax.config import RlStage, SftStage
-from r1jax.data.tokenizer import FILE as TOKENIZER
+from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.stages.evaluate import table
-from r1jax.stages.workdir import EVALUATIONS, open_workdir, write_result
+from r1jax.mesh import batch_multiple, make_mesh
+from r1jax.stages import workdir as folder
+from r1jax.stages.evaluate import load_tasks, table
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.metrics import RunLog, append_jsonl, progress, show, truncate_jsonl
 from r1jax.types import PyTree
@@ -33,27 +36,39 @@ SHOWN = {
 }
 
 
+def check_stage(config: SftStage | RlStage) -> Mesh:
+    """What every stage refuses before any work; returns the mesh it runs on.
+
+    Raises:
+      ValueError: the template or a held-out task is not known, the mesh does not fit the devices, or the rows the mesh.
+    """
+    templates.render(config.template, "")
+    mesh = make_mesh(config.mesh)
+    ways = batch_multiple(mesh)
+    if config.batch.micro_rows % ways:
+        raise ValueError(
+            f"batch.micro_rows is {config.batch.micro_rows}; expected a multiple of the {ways} devices along the "
+            "mesh's data and fsdp: change it, or the mesh"
+        )
+    load_tasks(config.evaluation, config.data)
+    return mesh
+
+
 class Run:
-    """One stage in one workdir. Made by `open`; a context manager, so that its files and processes are closed."""
+    """One stage in one workdir. A context manager, so that its files and processes are closed.
+
+    Until `begin`, nothing is written: a run that is refused leaves the folder as it was.
+    """
 
     def __init__(self, config: SftStage | RlStage, workdir: str):
         self.workdir, self._config = workdir, config
+        self._name = Path(workdir).resolve().name
         self._closing = contextlib.ExitStack()
-        self.result = open_workdir(workdir, config)
-        self._name = Path(workdir).name
+        self._done = 0
+        self._resumes = folder.has_begun(workdir, config)
+        self.result = folder.read_result(workdir) if self._resumes else None
         if self.result is not None:
             self.say(f"{self._name}: finished already; its result stands in {workdir}")
-            return
-        self._checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-        self._closing.callback(self._checkpoints.close)
-        self._done = self._checkpoints.latest() or 0
-        self._log = RunLog(workdir, resume_step=self._done)
-        self._closing.callback(self._log.close)
-        truncate_jsonl(Path(workdir) / EVALUATIONS, self._done)
-
-    @classmethod
-    def open(cls, config: SftStage | RlStage, workdir: str) -> Run:
-        return cls(config, workdir)
 
     def __enter__(self) -> Run:
         return self
@@ -69,28 +84,43 @@ class Run:
     def say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    def has_tokenizer(self) -> bool:
-        return (Path(self.workdir) / TOKENIZER).exists()
-
-    def take_tokenizer(self, tokenizer: Tokenizer) -> Tokenizer:
-        """Keeps the tokenizer in the workdir, so that the checkpoint opens alone."""
-        tokenizer.save(self.workdir)
+    def tokenizer(self, make: Callable[[], Tokenizer]) -> Tokenizer:
+        """The workdir's own where the run resumes, else what `make` gives; the policy must have room for its pieces."""
+        tokenizer = Tokenizer.load(self.workdir) if self._resumes else make()
         if tokenizer.vocab_size > self._config.policy.vocab_size:
             raise ValueError(
                 f"policy.vocab_size is {self._config.policy.vocab_size}; the tokenizer has {tokenizer.vocab_size} "
-                "pieces: raise the first, or lower tokenizer.vocab_size"
+                "pieces: raise it to at least that"
             )
         return tokenizer
 
-    def restore(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """The newest checkpoint's state and host values; (None, {}) at the start."""
+    def begin(
+        self, tokenizer: Tokenizer, abstract: PyTree, fresh: Callable[[], PyTree]
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """The newest checkpoint's state and host values, or (`fresh()`, {}). From here on the workdir is written to."""
+        state, host = self._restored(abstract) if self._resumes else (None, {})
+        if state is None:
+            state = fresh()
+        if not self._resumes:
+            folder.begin(self.workdir, self._config, tokenizer)
+            self._checkpoints = self.enter(Checkpoints(self.workdir, keep=self._config.checkpoint.keep))
+        self._log = self.enter(RunLog(self.workdir, resume_step=self._done))
+        # The last step's evaluation goes with the result, and there is none yet: a kill came between the two.
+        recorded = min(self._done, self._config.steps - 1)
+        truncate_jsonl(Path(self.workdir) / folder.EVALUATIONS, recorded)
+        return state, host
+
+    def _restored(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        self._checkpoints = self.enter(Checkpoints(self.workdir, keep=self._config.checkpoint.keep))
+        self._done = self._checkpoints.latest() or 0
         if not self._done:
             return None, {}
         self.say(f"{self._name}: resuming after step {self._done}")
         return self._checkpoints.restore(self._done, abstract)
 
-    def steps(self, total: int) -> Iterator[int]:
+    def steps(self) -> Iterator[int]:
         """The steps still to do, counted from 1, under a progress bar."""
+        total = self._config.steps
         with progress(total, self._done, self._name) as self._bar:
             yield from range(self._done + 1, total + 1)
 
@@ -125,7 +155,7 @@ class Run:
         """Records the final evaluation, once the last checkpoint is whole on disk."""
         self._checkpoints.wait()
         self._record(self._config.steps, result)
-        write_result(self.workdir, result)
+        folder.write_result(self.workdir, result)
         self.result = result
         self.say("\n" + table({self._name: result}))
 
@@ -135,4 +165,4 @@ class Run:
 
     def _record(self, step: int, result: dict[str, dict[str, Any]]) -> None:
         rows = [{"step": step, "task": task} | figures for task, figures in result.items()]
-        append_jsonl(Path(self.workdir) / EVALUATIONS, rows)
+        append_jsonl(Path(self.workdir) / folder.EVALUATIONS, rows)

@@ -3,64 +3,89 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from r1jax.config import SftStage
 from r1jax.data import corpus, tasks, templates
 from r1jax.data.loader import Loader
 from r1jax.data.packing import DocumentPacker
+from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.mesh import batch_multiple, make_mesh
 from r1jax.stages.evaluate import Evaluator
-from r1jax.stages.inference import encode_prompt, load_params, make_engine
-from r1jax.stages.run import Run
+from r1jax.stages.inference import check_prompts, check_start, encode_prompt, load_params, make_engine
+from r1jax.stages.run import Run, check_stage
+from r1jax.training.flops import forward_flops, peak_flops
 from r1jax.training.optimizer import make_optimizer, schedule
-from r1jax.training.state import abstract_state, fresh_params, shardings, start_state
+from r1jax.training.state import TrainState, abstract_state, fresh_params, shardings, start_state
 from r1jax.training.step import sft_step
 
-DOCUMENTS = 64  # drawn from the loader at a time
+RECORDS = 64  # drawn from the loader at a time
 
 
-def run(config: SftStage, workdir: str) -> dict[str, Any]:
-    """Runs or resumes the stage in `workdir`; returns its result {task: figures}."""
-    with Run.open(config, workdir) as run_:
+class Inputs(NamedTuple):
+    """What a config names, opened and checked."""
+
+    mesh: Mesh
+    sources: list[Source]
+
+
+def run(config: SftStage, workdir: str, init_from: str | None = None) -> dict[str, Any]:
+    """Runs or resumes the stage in `workdir`.
+
+    Args:
+      init_from: the folder to start from, where `config.init_from` is the name of a pipeline's stage.
+
+    Returns:
+      its result {task: figures}.
+    """
+    with Run(config, workdir) as run_:
         if run_.result is None:
-            _train(config, run_)
+            _train(config, run_, config.init_from if init_from is None else init_from)
         return run_.result_or_fail()
 
 
-def _train(config: SftStage, run_: Run) -> None:
-    mesh = make_mesh(config.mesh)
-    _check(config, batch_multiple(mesh))
-    sources = [_source(config, spec.name, spec.kwargs) for spec in config.data.sources.values()]
-    tokenizer = run_.take_tokenizer(_tokenizer(config, sources, run_))
-    loader = Loader(
-        sources,
-        [s.weight for s in config.data.sources.values()],
-        batch=DOCUMENTS,
-        seed=config.seed,
-        shuffle=True,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    packer = DocumentPacker(
-        _documents(loader, tokenizer, config.template),
-        rows=config.batch.rows,
-        row_length=config.batch.row_length,
-        pad_id=tokenizer.pad_id,
-    )
-    evaluator = Evaluator(
-        config.evaluation, config.data, config.grading, template=config.template, tokenizer=tokenizer,
-        engine=make_engine(config.policy, mesh, tokenizer, config.template),
-        context=config.policy.context, seed=config.seed,
-    )  # fmt: skip
-    run_.enter(evaluator)
+def check(config: SftStage) -> None:
+    """Refuses what can be told wrong with no checkpoint at hand. Reads data; trains and compiles nothing."""
+    open_inputs(config)
 
+
+def open_inputs(config: SftStage) -> Inputs:
+    """Raises ValueError where the config or the data are bad."""
+    mesh = check_stage(config)
+    batch, policy = config.batch, config.policy
+    if batch.row_length > policy.context:
+        raise ValueError(
+            f"batch.row_length is {batch.row_length}; policy.context is {policy.context}: lower the first"
+        )
+    if not config.init_from and config.tokenizer.vocab_size > policy.vocab_size:
+        raise ValueError(
+            f"tokenizer.vocab_size is {config.tokenizer.vocab_size}; policy.vocab_size is {policy.vocab_size}: "
+            "lower the first, or raise the second"
+        )
+    return Inputs(mesh, [_source(config, spec.name, spec.kwargs) for spec in config.data.sources.values()])
+
+
+def _train(config: SftStage, run_: Run, init_from: str) -> None:
+    mesh, sources = open_inputs(config)
+    if init_from:
+        check_start(init_from, config.policy)
+    tokenizer = run_.tokenizer(lambda: _tokenizer(config, sources, init_from, run_.say))
+    _check_prompts(config, sources, tokenizer)
+    evaluator = run_.enter(
+        Evaluator(
+            config.evaluation, config.data, config.grading, template=config.template, tokenizer=tokenizer,
+            engine=make_engine(config.policy, mesh, tokenizer, config.template),
+            context=config.policy.context, seed=config.seed,
+        )
+    )  # fmt: skip
+    documents, packer = _packer(config, sources, tokenizer)
     optimizer = make_optimizer(config.optimizer, config.steps)
     abstract = abstract_state(config.policy, optimizer, mesh, with_reference=False)
     update = jax.jit(
@@ -68,20 +93,21 @@ def _train(config: SftStage, run_: Run) -> None:
         donate_argnums=0,
         out_shardings=(shardings(abstract), None),
     )
-    rate = schedule(config.optimizer, config.steps)
+
+    def fresh() -> TrainState:
+        params = (
+            load_params(init_from, config.policy, mesh) if init_from else fresh_params(config.policy, mesh, config.seed)
+        )
+        return start_state(params, optimizer, abstract)
+
     with jax.set_mesh(mesh):
-        state, host = run_.restore(abstract)
-        if state is not None:
+        state, host = run_.begin(tokenizer, abstract, fresh)
+        if host:
+            documents.set_state(host["documents"], host["taken"])
             packer.waiting = [tuple(document) for document in host["waiting"]]
-            loader.set_state(host["loader"])
-        else:
-            params = (
-                load_params(config.init_from, config.policy, mesh)
-                if config.init_from
-                else fresh_params(config.policy, mesh, config.seed)
-            )
-            state = start_state(params, optimizer, abstract)
-        for step in run_.steps(config.steps):
+        rate = schedule(config.optimizer, config.steps)
+        peak = peak_flops()
+        for step in run_.steps():
             began = time.perf_counter()
             packed = next(packer)
             state, device_metrics = update(state, packed)
@@ -90,73 +116,101 @@ def _train(config: SftStage, run_: Run) -> None:
             metrics["lr"] = float(rate(step - 1))
             metrics["time/update_s"] = seconds
             metrics["update/tokens_per_s"] = float(np.count_nonzero(packed.segment_RT)) / seconds
+            metrics["update/mfu"] = 3 * forward_flops(config.policy, packed) / seconds / peak
             run_.log(step, metrics, [])
             run_.evaluate(step, lambda **how: evaluator(state.params, **how))  # noqa: B023
-            run_.save(step, state, {"loader": loader.state(), "waiting": packer.waiting})
+            run_.save(step, state, documents.state() | {"waiting": packer.waiting})
         how = config.evaluation
         run_.finish(evaluator(state.params, samples=how.samples, limit=how.limit, progress=True))
 
 
-def _check(config: SftStage, ways: int) -> None:
-    batch = config.batch
-    if min(batch.rows, batch.micro_rows, batch.row_length) < 1:
-        raise ValueError(
-            f"batch.rows is {batch.rows}, micro_rows {batch.micro_rows}, row_length {batch.row_length}; an empty batch "
-            "trains nothing: each must be at least 1"
-        )
-    if batch.rows % batch.micro_rows or batch.micro_rows % ways:
-        raise ValueError(
-            f"batch.rows is {batch.rows} and batch.micro_rows {batch.micro_rows}; rows must be a multiple of "
-            f"micro_rows, and that of the {ways} devices along data and fsdp"
-        )
-    if batch.row_length > config.policy.context:
-        raise ValueError(
-            f"batch.row_length is {batch.row_length}; policy.context is {config.policy.context}: lower the first"
-        )
+class Documents:
+    """Token ids and prompt length of one record after another, without end."""
+
+    def __init__(self, loader: Loader, encode: Callable[[dict[str, str]], tuple[list[int], int]]):
+        self._loader, self._encode = loader, encode
+        self._records: list[dict[str, str]] = []
+        self._taken = 0
+        self._before = loader.state()
+
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
+        return self
+
+    def __next__(self) -> tuple[list[int], int]:
+        if self._taken == len(self._records):
+            self._before, self._taken = self._loader.state(), 0
+            self._records = next(self._loader)
+        self._taken += 1
+        return self._encode(self._records[self._taken - 1])
+
+    def state(self) -> dict[str, Any]:
+        """The loader before the records at hand, and how many of them were taken."""
+        return {"documents": self._before, "taken": self._taken}
+
+    def set_state(self, before: bytes, taken: int) -> None:
+        """Goes on from `state()`: the next document is the one that followed when it was taken."""
+        self._loader.set_state(before)
+        self._before, self._taken, self._records = before, taken, next(self._loader)
 
 
-def _source(config: SftStage, name: str, kwargs: dict[str, Any]) -> Any:
+def _packer(config: SftStage, sources: list[Source], tokenizer: Tokenizer) -> tuple[Documents, DocumentPacker]:
+    loader = Loader(
+        sources,
+        [s.weight for s in config.data.sources.values()],
+        batch=RECORDS,
+        seed=config.seed,
+        shuffle=True,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    documents = Documents(loader, functools.partial(_encoded, tokenizer, config.template))
+    rows, length = config.batch.rows, config.batch.row_length
+    return documents, DocumentPacker(documents, rows=rows, row_length=length, pad_id=tokenizer.pad_id)
+
+
+def _encoded(tokenizer: Tokenizer, template: str, record: dict[str, str]) -> tuple[list[int], int]:
+    """(token ids, prompt length): a document is all learnt, of a question only the completion is."""
+    if "text" in record:
+        return [tokenizer.bos_id, *tokenizer.encode(record["text"]), tokenizer.eos_id], 0
+    prompt = encode_prompt(tokenizer, templates.render(template, record["question"]))
+    return [*prompt, *tokenizer.encode(record["completion"]), tokenizer.eos_id], len(prompt)
+
+
+def _source(config: SftStage, name: str, kwargs: dict[str, Any]) -> Source:
     """A corpus of documents, or the train split of a task whose records carry a completion."""
     if name in corpus.BUILDER:
         return corpus.load(name, data_dir=config.data.data_dir, kwargs=kwargs)
     source = tasks.load(
         name, "train", data_dir=config.data.data_dir, source_dir=config.data.source_dir, kwargs=kwargs
     )
-    if "completion" not in source[0]:
+    lacking = next((i for i in range(len(source)) if "completion" not in source[i]), None)
+    if lacking is not None:
         raise ValueError(
-            f"data.sources names {name!r}, whose records have {', '.join(source[0])}; SFT learns from 'text' or from "
-            f"'question' and 'completion'. Corpora: {', '.join(corpus.BUILDER)}; or a JSONL file with those fields"
+            f"data.sources names {name!r}, whose record {lacking} has {', '.join(source[lacking])}; SFT learns from "
+            f"'question' and 'completion', as a JSONL file can give them, or from a corpus: {', '.join(corpus.BUILDER)}"
         )
     return source
 
 
-def _tokenizer(config: SftStage, sources: list[Any], run_: Run) -> Tokenizer:
-    """The one of the checkpoint that training starts from, the workdir's own on resume, else one trained here."""
-    if config.init_from:
-        return Tokenizer.load(config.init_from)
-    if run_.has_tokenizer():
-        return Tokenizer.load(run_.workdir)
-    run_.say(f"training a tokenizer of {config.tokenizer.vocab_size} pieces")
-    texts = (
-        _text(source[i], config.template)
-        for source in sources
-        for i in range(min(len(source), config.tokenizer.train_documents // len(sources)))
-    )
-    return Tokenizer.train(texts, config.tokenizer, run_.workdir)
+def _check_prompts(config: SftStage, sources: list[Source], tokenizer: Tokenizer) -> None:
+    for spec, source in zip(config.data.sources.values(), sources, strict=True):
+        if spec.name not in corpus.BUILDER:
+            questions = [source[i]["question"] for i in range(len(source))]
+            check_prompts(questions, tokenizer, config.template, config.batch.row_length, "batch.row_length", spec.name)
+
+
+def _tokenizer(config: SftStage, sources: list[Source], init_from: str, say: Callable[[str], None]) -> Tokenizer:
+    """The one of the checkpoint that training starts from, else one trained on the sources, a fair share of each."""
+    if init_from:
+        return Tokenizer.load(init_from)
+    say(f"training a tokenizer of {config.tokenizer.vocab_size} pieces")
+    share = -(-config.tokenizer.train_documents // len(sources))
+    texts = (_text(source[i], config.template) for source in sources for i in range(min(len(source), share)))
+    with tempfile.TemporaryDirectory() as folder:
+        return Tokenizer.train(texts, config.tokenizer, folder)
 
 
 def _text(record: dict[str, str], template: str) -> str:
     if "text" in record:
         return record["text"]
     return templates.render(template, record["question"]) + record["completion"]
-
-
-def _documents(loader: Loader, tokenizer: Tokenizer, template: str) -> Iterator[tuple[list[int], int]]:
-    """(token ids, prompt length): a document is all learnt, of a question only the completion is."""
-    for records in loader:
-        for record in records:
-            if "text" in record:
-                yield [tokenizer.bos_id, *tokenizer.encode(record["text"]), tokenizer.eos_id], 0
-            else:
-                prompt = encode_prompt(tokenizer, templates.render(template, record["question"]))
-                yield [*prompt, *tokenizer.encode(record["completion"]), tokenizer.eos_id], len(prompt)

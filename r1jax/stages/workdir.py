@@ -1,7 +1,8 @@
 """A stage's folder: its config, its tokenizer, its checkpoints, its result.
 
-`config.json` is written once; a later run with another config is refused, naming the keys that differ. A folder
-that holds `result.json` is finished.
+`config.json` is written when every check has passed and the tokenizer stands beside it, so a folder without one holds
+nothing to go on from. It is written once; a later run with another config is refused, naming the keys that differ. A
+folder that holds `result.json` is finished.
 """
 
 from __future__ import annotations
@@ -11,30 +12,42 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.config import RlStage, SftStage, stage_config, to_dict
+from r1jax.data.tokenizer import Tokenizer
 from r1jax.training.checkpoint import write_json_atomic
 
 CONFIG, RESULT, EVALUATIONS = "config.json", "result.json", "evaluations.jsonl"
 
 
-def open_workdir(workdir: str, config: SftStage | RlStage) -> dict[str, Any] | None:
-    """Makes or re-opens a stage's folder; returns its result where it is finished.
+def has_begun(workdir: str, config: SftStage | RlStage) -> bool:
+    """Whether a run of this config was begun in `workdir`. Writes nothing.
 
     Raises:
-      ValueError: the folder was made with another config.
+      ValueError: the folder was made with another config, or is no workdir.
     """
     path = Path(workdir)
-    now = json.loads(json.dumps(to_dict(config)))
-    if (path / CONFIG).exists():
-        before = to_dict(read_config(workdir))
-        changed = _differing(json.loads(json.dumps(before)), now, "config")
-        if changed:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"workdir is {workdir!r}, a file; give a folder")
+    if not (path / CONFIG).exists():
+        if any((path / "checkpoints").glob("*")):
             raise ValueError(
-                f"{path} was made with another config: {'; '.join(changed[:5])}. Use another --workdir, or delete this one"
+                f"workdir {workdir!r} holds checkpoints but no {CONFIG}, so what they are is not known; "
+                "restore the file, or use another --workdir"
             )
-    else:
-        path.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path / CONFIG, now)
-    return read_result(workdir)
+        return False
+    changed = _differing(_as_json(read_config(workdir)), _as_json(config), "config")
+    if changed:
+        raise ValueError(
+            f"workdir {workdir!r} was made with another config: {'; '.join(changed[:5])}. "
+            "Use another --workdir, or delete this one"
+        )
+    return True
+
+
+def begin(workdir: str, config: SftStage | RlStage, tokenizer: Tokenizer) -> None:
+    """Makes the folder. The config comes last: it says that all the rest is there."""
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    tokenizer.save(workdir)
+    write_json_atomic(Path(workdir) / CONFIG, _as_json(config))
 
 
 def read_config(workdir: str) -> SftStage | RlStage:
@@ -46,14 +59,19 @@ def read_config(workdir: str) -> SftStage | RlStage:
     path = Path(workdir) / CONFIG
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"{workdir} holds no {CONFIG}: it is not a stage's workdir or a converted checkpoint; "
             "give the folder that --workdir named (in a pipeline, with the stage's name added)"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}); restore it or train again in another workdir") from error
-    return stage_config(tree)
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} is {type(tree).__name__}; expected a stage's config, a JSON object: restore it")
+    try:
+        return stage_config(tree)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a stage's config: {error}") from error
 
 
 def read_result(workdir: str) -> dict[str, Any] | None:
@@ -62,13 +80,20 @@ def read_result(workdir: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it and run again to evaluate anew") from error
+    if not isinstance(result, dict):
+        raise ValueError(f"{path} is {type(result).__name__}; expected an object: delete it and run again")
+    return result
 
 
 def write_result(workdir: str, result: dict[str, Any]) -> None:
     write_json_atomic(Path(workdir) / RESULT, result)
+
+
+def _as_json(config: SftStage | RlStage) -> dict[str, Any]:
+    return json.loads(json.dumps(to_dict(config)))
 
 
 def _differing(before: Any, now: Any, path: str) -> list[str]:

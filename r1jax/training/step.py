@@ -192,7 +192,7 @@ def _update(
     """
     updates, opt_state = optimizer.update(grads, state.optimizer, state.params["params"])
     params = {"params": optax.apply_updates(state.params["params"], updates), "router": state.params["router"]}
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     if aux.load_NE.shape[0]:
         load_NE = aux.load_NE.astype(jnp.float32)
         mean = load_NE.mean(axis=1, keepdims=True)

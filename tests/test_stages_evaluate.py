@@ -1,0 +1,121 @@
+"""Evaluation: the figures by hand, and that what is sampled is what is graded."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import smoke_run
+
+from r1jax.config import TaskSpec
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.stages.evaluate import Evaluator, Graded, load_tasks, summary, table
+from r1jax.types import Rollouts
+
+
+def graded(correct, answers):
+    correct_MK = np.array(correct, np.float32)
+    format_MK = np.zeros_like(correct_MK)
+    format_MK[0] = 1.0
+    return Graded(correct_MK, format_MK, np.full(correct_MK.shape, 7, np.int32), answers)
+
+
+def test_figures_by_hand():
+    """Four problems, four samples each.
+
+    1: the answers 14 14 20 and none: 2 of 4 right, the majority (14) right.
+    2: 5 9 9 9 with 5 right: 1 of 4, a sample right, the majority wrong.
+    3: none read: all wrong, no majority.
+    4: 1 2 3 4 with 1 right: a tie, which the earliest wins: right.
+    """
+    figures = summary(
+        graded(
+            [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]],
+            [["14", "14", "20", None], ["5", "9", "9", "9"], [None] * 4, ["1", "2", "3", "4"]],
+        ),
+        4,
+    )
+    assert figures == {
+        "n": 4, "pass@1": 4 / 16, "pass@4": 3 / 4, "maj@4": 2 / 4, "format": 1 / 4, "mean_tokens": 7.0
+    }  # fmt: skip
+    assert list(figures) == ["n", "pass@1", "pass@4", "maj@4", "format", "mean_tokens"]
+
+
+def test_the_majority_is_looked_up_where_it_was_given():
+    """The vote is over answers as written; a wrong sample before it does not lend its grade."""
+    assert summary(graded([[0, 1, 1]], [["3", "14", "14"]]), 3)["maj@3"] == 1.0
+    assert summary(graded([[1, 0, 0]], [["14", "3", "3"]]), 3)["maj@3"] == 0.0
+
+
+def test_partial_credit_counts_in_the_mean_and_is_not_a_pass():
+    figures = summary(graded([[0.5, 0.5], [1.0, 0.0]], [["a", "b"], ["a", "b"]]), 2)
+    assert figures["pass@1"] == 0.5 and figures["pass@2"] == 0.5
+
+
+def test_one_sample_has_the_keys_of_one():
+    figures = summary(graded([[0.5], [1.0]], [["a"], ["b"]]), 1)
+    assert figures == {"n": 2, "pass@1": 0.75, "maj@1": 0.75, "format": 0.5, "mean_tokens": 7.0}
+
+
+def test_table_has_a_line_a_task():
+    text = table({"base": {"a:test": {"n": 3, "pass@1": 0.5, "mean_tokens": 9.25}}, "zero": {"a:test": {"n": 3}}})
+    assert [line.split() for line in text.splitlines() if "-" * 9 not in line] == [
+        ["stage", "task", "n", "pass@1", "mean_tokens"],
+        ["base", "a:test", "3", "50.0%", "9.2"],
+        ["zero", "a:test", "3", "-", "-"],
+    ]
+
+
+class Scripted:
+    """An engine that answers from a table: sample k of a problem is right where k is even."""
+
+    def __init__(self, tokenizer, answers):
+        self.tokenizer, self.answers, self.batches = tokenizer, answers, []
+
+    def generate(self, params, prompts, seed_B, **how):
+        self.batches.append((len(prompts), len(seed_B), how))
+        samples = len(seed_B) // len(prompts)
+        length = 64
+        tokens = np.zeros((len(seed_B), length), np.int32)
+        length_B = np.zeros(len(seed_B), np.int32)
+        for b in range(len(seed_B)):
+            prompt = self.tokenizer.decode(prompts[b // samples])
+            answer = next(value for question, value in self.answers.items() if f"User: {question}." in prompt)
+            wrong = (b % samples) % 2
+            ids = self.tokenizer.encode(f" <think> t </think> <answer> {int(answer) + wrong} </answer>")
+            tokens[b, : len(ids)], length_B[b] = ids, len(ids)
+        return Rollouts(None, None, tokens, length_B, None, None)
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_every_problem_is_graded_with_its_own_answer(limit):
+    stage = smoke_run.stage("zero")
+    tokenizer = Tokenizer.load(smoke_run.finished() / "base")
+    spec = TaskSpec("arithmetic:test", {"train_size": 30, "test_size": 9})
+    config = dataclasses.replace(stage.evaluation, tasks={"a": spec}, batch=4)
+    (source,) = load_tasks(config, stage.data).values()
+    engine = Scripted(tokenizer, {source[i]["question"]: source[i]["answer"] for i in range(len(source))})
+    evaluator = Evaluator(
+        config, stage.data, stage.grading, template="r1_zero", tokenizer=tokenizer, engine=engine, context=320, seed=0
+    )
+    result = evaluator(None, samples=3, limit=limit, progress=False)
+    evaluator.close()
+    figures = result["arithmetic:test"]
+    assert figures["n"] == (limit or 9)
+    assert figures["pass@1"] == pytest.approx(2 / 3) and figures["pass@3"] == figures["maj@3"] == 1.0
+    assert figures["format"] == 1.0 and 5 < figures["mean_tokens"] < 64
+    assert {batch[:2] for batch in engine.batches} == {(4, 12)}  # the last batch has the shape of the others
+    assert engine.batches[0][2] == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 32}
+
+
+def test_tasks_are_named_once_and_known():
+    stage = smoke_run.stage("zero")
+    twice = {"a": TaskSpec("arithmetic", {}), "b": TaskSpec("arithmetic:test", {})}
+    for specs, message in ((twice, "'arithmetic:test' twice"), ({"a": TaskSpec("arithmetik", {})}, "did you mean")):
+        with pytest.raises(ValueError, match=message):
+            load_tasks(dataclasses.replace(stage.evaluation, tasks=specs), stage.data)
+
+
+def test_every_so_often_and_at_the_end():
+    """Every 2 of 4 steps: once on the way, once at the end."""
+    rows = smoke_run.rows(smoke_run.finished() / "zero" / "evaluations.jsonl")
+    assert [(row["step"], row["task"], row["n"]) for row in rows] == [(2, "arithmetic:test", 16), (4, "arithmetic:test", 16)]
