@@ -10,8 +10,22 @@ from configs.models import tiny
 
 # One problem distribution for the corpus, the prompts and the held-out test (disjoint by expression).
 PROBLEMS = dict(max_operand=9, max_operand_pair=12, max_abs=30)
-# What the base has read (docs/design.md, 'The corpus'): much worked text, a fifth of it in R1-Zero's template.
-MIXTURE = dict(facts=0.25, solutions=0.45, dialogue=0.05, statements=0.05, template=0.20)
+# What the base has read (docs/design.md, 'The corpus'): much worked text, a quarter in R1-Zero's template.
+MIXTURE = dict(
+    facts=0.25,
+    solutions=0.43,
+    dialogue=0.05,
+    statements=0.04,
+    template=0.23,
+    tagged=0.45,
+    broken=0.20,
+    worked=0.25,
+    direct=0.10,
+    right=0.65,
+    template_right=0.55,
+    left_to_right=0.80,
+    guess=0.10,
+)
 
 
 def evaluation() -> ConfigDict:
@@ -25,7 +39,7 @@ def evaluation() -> ConfigDict:
             every_limit=100,
             temperature=1.0,
             top_p=1.0,
-            max_tokens=64,
+            max_tokens=48,
             batch=100,
         )
     )
@@ -59,7 +73,7 @@ def base() -> ConfigDict:
             ),
             batch=dict(row_length=128, rows=16, micro_rows=16, logit_chunk=1024),
             optimizer=dict(
-                lr=5e-3,
+                lr=4e-3,
                 warmup_steps=30,
                 schedule="cosine",
                 final_scale=0.1,
@@ -88,7 +102,7 @@ def zero() -> ConfigDict:
                 data_dir="~/.cache/r1jax/data",
                 source_dir="",
             ),
-            rollout=dict(prompts=16, samples=16, temperature=1.0, top_k=0, top_p=1.0, max_tokens=64),
+            rollout=dict(prompts=16, samples=16, temperature=1.0, top_k=0, top_p=1.0, max_tokens=48),
             rewards={
                 "accuracy": {"fn": "r1jax.rewards.answers:accuracy", "weight": 1.0, "kwargs": {}},
                 "format": {"fn": "r1jax.rewards.format:think_answer", "weight": 0.1, "kwargs": {}},
@@ -107,7 +121,7 @@ def zero() -> ConfigDict:
             ),
             batch=dict(row_length=256, rows=8, micro_rows=8, logit_chunk=1024),
             optimizer=dict(
-                lr=5e-4,
+                lr=4e-4,
                 warmup_steps=5,
                 schedule="constant",
                 final_scale=1.0,

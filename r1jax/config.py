@@ -138,7 +138,9 @@ class RolloutConfig:
         _sampling("rollout", self.temperature, self.top_p)
         _at_least(0, "rollout", self, "top_k")
         if self.temperature == 0:
-            raise ValueError("rollout.temperature is 0; samples of a prompt would be all the same: raise it, to 1.0 say")
+            raise ValueError(
+                "rollout.temperature is 0; samples of a prompt would be all the same: raise it, to 1.0 say"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Evaluates a checkpoint: one JSON line a task with pass@1, pass@K, maj@K, format and mean tokens.
 
-    python -m r1jax.evaluate --checkpoint=runs/zero/zero --tasks=arithmetic:test,gsm8k:test --samples=16
+python -m r1jax.evaluate --checkpoint=runs/zero/zero --tasks=arithmetic:test,gsm8k:test --samples=16
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from r1jax.config import RlStage, SftStage, TaskSpec
 from r1jax.data import tasks
 from r1jax.stages.evaluate import Evaluator
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A stage's workdir or a converted checkpoint.")
-_TASKS = flags.DEFINE_list("tasks", None, "NAME[:SPLIT], comma-separated; as in a config's data.sources.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A stage's workdir or a converted checkpoint.", required=True)
+_TASKS = flags.DEFINE_list(
+    "tasks", None, "NAME[:SPLIT], comma-separated; as in a config's data.sources.", required=True
+)
 _SAMPLES = flags.DEFINE_integer("samples", 1, "K: completions a problem.", lower_bound=1)
 _LIMIT = flags.DEFINE_integer("limit", 0, "Problems a task; 0 is all.", lower_bound=0)
 _TEMPERATURE = flags.DEFINE_float("temperature", None, "Of sampling; the checkpoint's own if not given.", lower_bound=0)
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a completion; the checkpoint's if not given.", lower_bound=1)
 _SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder of raw data files; the checkpoint's own if not given.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of sampling.", lower_bound=0)
-flags.mark_flags_as_required(["checkpoint", "tasks"])
 
 
 def main(_: list[str]) -> list[dict[str, Any]]:
@@ -32,12 +33,12 @@ def main(_: list[str]) -> list[dict[str, Any]]:
     own = policy.stage.evaluation
     kwargs = known_parameters(policy.stage)
     named = {":".join(tasks.parse_name(name)): tasks.parse_name(name)[0] for name in _TASKS.value}
-    changed = {"temperature": _TEMPERATURE.value, "max_tokens": _MAX_TOKENS.value}
     config = dataclasses.replace(
         own,
         tasks={label: TaskSpec(label, kwargs.get(name, {})) for label, name in named.items()},
         limit=_LIMIT.value,
-        **{key: value for key, value in changed.items() if value is not None},
+        temperature=own.temperature if _TEMPERATURE.value is None else _TEMPERATURE.value,
+        max_tokens=own.max_tokens if _MAX_TOKENS.value is None else _MAX_TOKENS.value,
     )
     data = policy.stage.data
     if _SOURCE_DIR.value is not None:
@@ -54,7 +55,7 @@ def main(_: list[str]) -> list[dict[str, Any]]:
 
 
 def known_parameters(stage: SftStage | RlStage) -> dict[str, dict[str, Any]]:
-    """The parameters that a checkpoint's config gives to tasks, by name without split: those of its evaluation first."""
+    """The parameters that a checkpoint's config gives to tasks, by name without split; its evaluation's come first."""
     trained = {spec.name: spec.kwargs for spec in stage.data.sources.values()}
     return trained | {tasks.parse_name(spec.name)[0]: spec.kwargs for spec in stage.evaluation.tasks.values()}
 

@@ -1,6 +1,6 @@
 """Completes a prompt with a checkpoint, or chats where none is given.
 
-    python -m r1jax.generate --checkpoint=runs/zero/zero --prompt='What is 2 + 3 * 4?' --samples=3
+python -m r1jax.generate --checkpoint=runs/zero/zero --prompt='What is 2 + 3 * 4?' --samples=3
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from r1jax.data import templates
 from r1jax.data.tokenizer import StreamDecoder
 from r1jax.stages.inference import encode_prompt, seeds
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A stage's workdir or a converted checkpoint.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A stage's workdir or a converted checkpoint.", required=True)
 _PROMPT = flags.DEFINE_string("prompt", None, "A question, put into the checkpoint's own template. None: chat.")
 _SAMPLES = flags.DEFINE_integer("samples", 1, "Completions.", lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 is greedy.", lower_bound=0)
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a completion; the checkpoint's if not given.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of sampling.", lower_bound=0)
-flags.mark_flags_as_required(["checkpoint"])
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 THINK, END_THINK = "<think>", "</think>"

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 import smoke_run
 
 from r1jax import pipeline

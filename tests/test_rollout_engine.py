@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from r1jax.mesh import make_mesh, state_shardings
+from r1jax.rollout.sampling import sample
 from r1jax.types import Rollouts
 from tests import tiny_policy as tiny
 from tests.reference_policy import log_softmax
@@ -105,6 +106,16 @@ def test_neighbours_do_not_matter():
     alone = generate([PROMPTS[1]], SEEDS[4:5])
     np.testing.assert_array_equal(alone.completion_BL, want[1:2])
     np.testing.assert_allclose(alone.logp_sampler_BL, usual().logp_sampler_BL[4:5], atol=1e-5)
+
+
+def test_a_token_is_drawn_with_the_key_of_its_position():
+    """fold_in(key(seed), t) and the full forward's distribution give the token t: a fresh number each, by contract."""
+    rollouts = usual()
+    logp_BLV = full_forward(rollouts, 0.8).astype(np.float32)
+    b, t = np.nonzero(np.arange(MAX)[None] < rollouts.length_B[:, None])
+    keys = jax.vmap(lambda seed, at: jax.random.fold_in(jax.random.key(seed), at))(SEEDS[b], t)
+    token, _ = sample(logp_BLV[b, t], keys, temperature=1.0, top_k=0, top_p=1.0)
+    np.testing.assert_array_equal(token, rollouts.completion_BL[b, t])
 
 
 def test_stream_gives_the_tokens_of_generate():

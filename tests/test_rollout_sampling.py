@@ -77,11 +77,29 @@ def test_tokens_follow_the_distribution(temperature, top_k, top_p):
 @pytest.mark.parametrize("uniform", [0.0, 0.5, np.nextafter(np.float32(1), np.float32(0))])
 def test_no_token_of_probability_zero(uniform, monkeypatch):
     """Not even at the two ends of the unit interval, where rounding would let one slip."""
-    monkeypatch.setattr(sampling.jax.random, "uniform", lambda key: jnp.float32(uniform))
+    monkeypatch.setattr(sampling.jax.random, "uniform", lambda key: key)
     logits = np.full((1, 9), -np.inf, np.float32)
     logits[0, [2, 3, 6]] = [0.1, -80.0, 0.3]
-    (token,), (logp,) = sample(logits, keys(1), temperature=1.0, top_k=0, top_p=1.0)
+    (token,), (logp,) = sample(logits, np.float32([uniform]), temperature=1.0, top_k=0, top_p=1.0)
     assert int(token) in (2, 6) and np.isfinite(logp)
+
+
+def test_a_rounding_of_the_cumulative_sum_lets_no_impossible_token_in(monkeypatch):
+    """A parallel sum in float32 may rise by a rounding at a token of probability 0: numbers are aimed at such rises."""
+    draw = np.random.default_rng(0)
+    logits = np.where(draw.random((256, 1000)) < 0.5, -np.inf, 2 * draw.normal(size=(256, 1000))).astype(np.float32)
+    p = np.asarray(jnp.exp(jax.nn.log_softmax(jnp.asarray(logits), axis=-1)))
+    cumulative = np.asarray(jnp.cumsum(p, axis=-1))
+    before = np.maximum.accumulate(cumulative, axis=1)[:, :-1]
+    rises = (p[:, 1:] == 0) & (cumulative[:, 1:] > before)
+    rows = np.flatnonzero(rises.any(axis=1))
+    at = rises[rows].argmax(axis=1)
+    uniform = before[rows, at] / cumulative[rows, -1]
+    aimed = (cumulative[rows] > (uniform * cumulative[rows, -1])[:, None]).argmax(axis=1)
+    assert (p[rows, aimed] == 0).sum() > 5, "the case should hold rises that a number falls on"
+    monkeypatch.setattr(sampling.jax.random, "uniform", lambda key: key)
+    token, logp = sample(logits[rows], uniform, temperature=1.0, top_k=0, top_p=1.0)
+    assert (p[rows, np.asarray(token)] > 0).all() and np.isfinite(logp).all()
 
 
 def test_logp_is_that_of_the_whole_tempered_distribution():

@@ -117,7 +117,9 @@ def test_prompts_are_checked_by_their_tokens(policy):
     question = "What is 2 + 3 * 4?"
     length = len(encode_prompt(policy.tokenizer, question))
     check_prompts([question], policy.tokenizer, "plain", length, "room", "here")
-    with pytest.raises(ValueError, match=rf"here: the prompt of record 1 has {length} tokens; room leaves {length - 1}"):
+    with pytest.raises(
+        ValueError, match=rf"here: the prompt of record 1 has {length} tokens; room leaves {length - 1}"
+    ):
         check_prompts(["x", question], policy.tokenizer, "plain", length - 1, "room", "here")
 
 

@@ -17,7 +17,7 @@ NAMES = """
     completion/mean_length completion/max_length completion/frac_truncated policy/kl policy/entropy
     policy/clip_fraction policy/ratio_mean policy/sampler_mismatch moe/max_load moe/dropped loss grad_norm lr
     time/rollout_s time/reward_s time/update_s rollout/tokens_per_s update/tokens_per_s update/mfu update/padding
-""".split()
+""".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,10 @@ def refuse(tmp_path: Path, message: str, **changes):
         ({"grpo.kl_coef": 0.0}, r"reference_refresh is 2 and grpo\.kl_coef 0"),
         ({"checkpoint.every": 0}, r"checkpoint\.every is 0; expected at least 1"),
         ({"template": "r1_zer"}, r"template is 'r1_zer'.*did you mean 'r1_zero'"),
-        ({"policy.context": 40, "evaluation.max_tokens": 1}, r"arithmetic: the prompt of record 0 has \d+ tokens.*leaves 8"),
+        (
+            {"policy.context": 40, "evaluation.max_tokens": 1},
+            r"arithmetic: the prompt of record 0 has \d+ tokens.*leaves 8",
+        ),
         ({"policy.width": 64}, r"another architecture: policy\.width is 64 in the config and 32 in the checkpoint"),
         ({"init_from": ""}, r"init_from is empty; .*--config\.init_from=DIR"),
         ({"init_from": "/nowhere"}, r"/nowhere holds no config\.json"),
@@ -132,7 +135,11 @@ def test_missing_and_malformed_data_are_named(tmp_path):
     refuse(tmp_path, r"did you mean 'gsm8k'", **source("gsm8"))
     long = tmp_path / "long.jsonl"
     long.write_text(json.dumps({"question": "why? " * 400, "answer": "2"}) + "\n")
-    refuse(tmp_path, r"long\.jsonl: the prompt of record 0 has \d+ tokens.*max_tokens leaves 224", **source(f"jsonl:{long}"))
+    refuse(
+        tmp_path,
+        r"long\.jsonl: the prompt of record 0 has \d+ tokens.*max_tokens leaves 224",
+        **source(f"jsonl:{long}"),
+    )
     refuse(
         tmp_path,
         r"long\.jsonl:test: the prompt of record 0",

@@ -22,11 +22,11 @@ CONFIG = """
 """
 
 
-def start(*args, **kwargs):
+def start(*args, stdin=subprocess.DEVNULL):
     env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}  # one device: what a user has
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, args)],
-        stdin=kwargs.get("stdin", subprocess.DEVNULL),
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -35,10 +35,9 @@ def start(*args, **kwargs):
     )
 
 
-def run(*args, text=""):
-    process = start(*args, stdin=subprocess.PIPE)
-    out, err = process.communicate(text, timeout=300)
-    return process.returncode, out, err
+def run(*args):
+    (((out, err), code),) = together(args)
+    return code, out, err
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +45,10 @@ def zero():
     return smoke_run.finished() / "zero"
 
 
-def together(*commands):
+def together(*commands, typed=""):
     """Runs commands side by side: most of their time goes into starting."""
-    processes = [start(*command) for command in commands]
-    return [(process.communicate(timeout=300), process.returncode) for process in processes]
+    processes = [start(*command, stdin=subprocess.PIPE) for command in commands]
+    return [(process.communicate(typed, timeout=300), process.returncode) for process in processes]
 
 
 def test_help_names_each_verbs_flags():
@@ -90,17 +89,19 @@ def test_evaluate_prints_a_line_a_task(zero):
 
 def test_generate_completes_a_prompt_or_chats(zero):
     common = ("r1jax.generate", f"--checkpoint={zero}", "--max_tokens=8")
-    code, out, err = run(*common, "--prompt=What is 2 + 3 * 4?", "--samples=2")
+    asked = "What is 2 + 3 * 4?"
+    ((out, err), code), ((chat_out, chat), chat_code) = together(
+        (*common, f"--prompt={asked}", "--samples=2"), common, typed=f"{asked}\n{'why? ' * 300}\n\n"
+    )
     assert code == 0, err
     result = json.loads(out)
-    assert out.count("\n") == 1 and result["prompt"] == "What is 2 + 3 * 4?" and len(result["completions"]) == 2
+    assert out.count("\n") == 1 and result["prompt"] == asked and len(result["completions"]) == 2
     assert all(c["tokens"] <= 8 and c["finish_reason"] in ("stop", "length") for c in result["completions"])
-    assert err.count("What is 2 + 3 * 4?") == 2 and "\x1b" not in err
-    code, out, err = run(*common, text=f"What is 2 + 3 * 4?\n{'why? ' * 300}\n\n")
-    assert (code, json.loads(out)) == (0, {"turns": 2}), err
-    assert err.count("> ") >= 3 and "exceed policy.context" in err
+    assert err.count(asked) == 2 and "\x1b" not in err
+    assert (chat_code, json.loads(chat_out)) == (0, {"turns": 2}), chat
+    assert chat.count("> ") >= 3 and "exceed policy.context" in chat
     first = result["completions"][0]["text"].strip()
-    assert "".join(first.split()) in "".join(err.split())  # the same seed: what was streamed is what was completed
+    assert "".join(first.split()) in "".join(chat.split())  # the same seed: what was streamed is what was completed
 
 
 def test_a_finished_run_says_so_and_report_writes_the_page(zero, tmp_path):
@@ -121,11 +122,16 @@ def test_a_finished_run_says_so_and_report_writes_the_page(zero, tmp_path):
 
 @pytest.mark.slow
 def test_sigkill_at_three_random_points_leaves_no_trace(tmp_path):
-    """Killed as a process, once in pretraining and twice in RL, and resumed: all is bitwise as if it had run through."""
+    """Killed once in pretraining and twice in RL, and resumed: all is bitwise as if it had run through."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    command = ("r1jax.main", "--config=configs/smoke.py", "--config.stages.base.steps=8", "--config.stages.zero.steps=12")
+    command = (
+        "r1jax.main",
+        "--config=configs/smoke.py",
+        "--config.stages.base.steps=8",
+        "--config.stages.zero.steps=12",
+    )
     code, _, err = run(*command, f"--workdir={tmp_path / 'straight'}")
     assert code == 0, err
     interrupted = tmp_path / "interrupted"

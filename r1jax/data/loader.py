@@ -10,6 +10,8 @@ from typing import Any
 import grain
 import numpy as np
 
+from r1jax.data.records import Source
+
 Record = dict[str, Any]
 
 _READ_THREADS = 4  # order does not depend on them
@@ -37,7 +39,7 @@ class Loader:
 
     def __init__(
         self,
-        sources: Sequence[Sequence[Record]],
+        sources: Sequence[Source],
         weights: Sequence[float],
         *,
         batch: int,
@@ -96,7 +98,7 @@ class Loader:
         self._batches.set_state(iterator)
 
 
-def _endless(source: Sequence[Record], seed: int, number: int, shuffle: bool) -> grain.MapDataset:
+def _endless(source: Source, seed: int, number: int, shuffle: bool) -> grain.MapDataset:
     """The source over and over; each epoch, and each source of a loader, in an order of its own."""
     dataset = grain.MapDataset.source(source)
     if shuffle:

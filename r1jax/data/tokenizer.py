@@ -19,6 +19,8 @@ from r1jax.config import TokenizerConfig
 
 FILE = "tokenizer.model"
 SYMBOLS = ("<think>", "</think>", "<answer>", "</answer>")
+# A digit is a token of its own, with the space before it where there is one: no token holds two digits.
+SPACED_DIGITS = tuple(f"\u2581{digit}" for digit in range(10))
 
 _PAD, _BOS, _EOS = "<pad>", "<s>", "</s>"
 _SPACE_MARK = "\u2581"  # SentencePiece writes a space as this character, and so reads this character as a space
@@ -93,7 +95,7 @@ class Tokenizer:
                 normalization_rule_name="identity",
                 add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
-                user_defined_symbols=list(SYMBOLS),
+                user_defined_symbols=[*SYMBOLS, *SPACED_DIGITS],
                 pad_id=0,
                 bos_id=1,
                 eos_id=2,

@@ -48,9 +48,7 @@ def load_tasks(config: EvaluationConfig, data: DataConfig) -> dict[str, Source]:
         label = f"{name}:{split}"
         if label in sources:
             raise ValueError(f"evaluation.tasks names {label!r} twice; each task can be evaluated once")
-        sources[label] = tasks.load(
-            name, split, data_dir=data.data_dir, source_dir=data.source_dir, kwargs=spec.kwargs
-        )
+        sources[label] = tasks.load(name, split, data_dir=data.data_dir, source_dir=data.source_dir, kwargs=spec.kwargs)
     return sources
 
 
@@ -98,7 +96,9 @@ class Evaluator:
             records = [source[i] for i in range(start, min(start + batch, n))]
             parts.append(self._grade_batch(params, records, samples, batch, start))
         return Graded(
-            *(np.concatenate([part[i] for part in parts]) for i in range(3)),
+            np.concatenate([part.correct_MK for part in parts]),
+            np.concatenate([part.format_MK for part in parts]),
+            np.concatenate([part.tokens_MK for part in parts]),
             [answers for part in parts for answers in part.answers],
         )
 
@@ -141,10 +141,10 @@ def summary(graded: Graded, samples: int) -> dict[str, Any]:
         "pass@1": 0.0,
         f"pass@{samples}": float((graded.correct_MK >= 1.0).any(axis=1).mean()),
         f"maj@{samples}": float(np.mean(majority)),
-        "format": float(graded.format_MK.mean()),
-        "mean_tokens": float(graded.tokens_MK.mean()),
+        "format": float(graded.format_MK.mean(dtype=np.float64)),
+        "mean_tokens": float(graded.tokens_MK.mean(dtype=np.float64)),
     }
-    return figures | {"pass@1": float(graded.correct_MK.mean())}
+    return figures | {"pass@1": float(graded.correct_MK.mean(dtype=np.float64))}
 
 
 def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:

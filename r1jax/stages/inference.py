@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import typing
 from collections.abc import Sequence
 
 import jax
@@ -107,7 +108,7 @@ def _logits(config: PolicyConfig, params: PyTree, tokens_BL: jax.Array) -> jax.A
     ones = jnp.ones_like(tokens_BL)
     position = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
     hidden, _ = model.apply(params, Packed(tokens_BL, ones, 0 * ones, position, ones, ones.astype(jnp.float32)))
-    return model.apply(params, hidden, method="logits")
+    return typing.cast(jax.Array, model.apply(params, hidden, method="logits"))
 
 
 def load(path: str) -> Policy:
@@ -216,5 +217,3 @@ def check_prompts(
                 f"{source}: the prompt of record {i} has {length} tokens; {field} leaves {room} for a prompt. "
                 "Raise it, lower max_tokens, or leave the record out"
             )
-
-

@@ -87,9 +87,7 @@ def open_inputs(config: RlStage) -> Inputs:
     sources = []
     for spec in config.data.sources.values():
         data = config.data
-        source = tasks.load(
-            spec.name, "train", data_dir=data.data_dir, source_dir=data.source_dir, kwargs=spec.kwargs
-        )
+        source = tasks.load(spec.name, "train", data_dir=data.data_dir, source_dir=data.source_dir, kwargs=spec.kwargs)
         rewards.check(source[0].keys())
         sources.append(source)
     return Inputs(mesh, sources, rewards)
@@ -228,9 +226,7 @@ def _minibatches(config: RlStage, batch: Rewarded, pad_id: int) -> Iterator[RlBa
         yield RlBatch(pad_rows(packed, rows, pad_id), index_BL, advantages_B, sampler_BL, None, None)
 
 
-def _check_records(
-    config: RlStage, sources: list[Source], rewards: Rewards, tokenizer: Tokenizer, run_: Run
-) -> None:
+def _check_records(config: RlStage, sources: list[Source], rewards: Rewards, tokenizer: Tokenizer, run_: Run) -> None:
     """Refuses prompts that leave no room for a completion; says how many gold answers cannot be read."""
     room = min(config.policy.context, config.batch.row_length) - config.rollout.max_tokens
     what = "min(policy.context, batch.row_length) - rollout.max_tokens"

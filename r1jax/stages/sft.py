@@ -61,9 +61,7 @@ def open_inputs(config: SftStage) -> Inputs:
     mesh = check_stage(config)
     batch, policy = config.batch, config.policy
     if batch.row_length > policy.context:
-        raise ValueError(
-            f"batch.row_length is {batch.row_length}; policy.context is {policy.context}: lower the first"
-        )
+        raise ValueError(f"batch.row_length is {batch.row_length}; policy.context is {policy.context}: lower the first")
     if not config.init_from and config.tokenizer.vocab_size > policy.vocab_size:
         raise ValueError(
             f"tokenizer.vocab_size is {config.tokenizer.vocab_size}; policy.vocab_size is {policy.vocab_size}: "
@@ -180,9 +178,7 @@ def _source(config: SftStage, name: str, kwargs: dict[str, Any]) -> Source:
     """A corpus of documents, or the train split of a task whose records carry a completion."""
     if name in corpus.BUILDER:
         return corpus.load(name, data_dir=config.data.data_dir, kwargs=kwargs)
-    source = tasks.load(
-        name, "train", data_dir=config.data.data_dir, source_dir=config.data.source_dir, kwargs=kwargs
-    )
+    source = tasks.load(name, "train", data_dir=config.data.data_dir, source_dir=config.data.source_dir, kwargs=kwargs)
     lacking = next((i for i in range(len(source)) if "completion" not in source[i]), None)
     if lacking is not None:
         raise ValueError(
