@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from configs.models import tiny
 
 # One problem distribution for the corpus, the prompts and the held-out test (disjoint by expression).
-PROBLEMS = dict(max_operand=9, max_operand_pair=12, max_abs=30)
+PROBLEMS = dict(max_operand=9, max_operand_pair=10, max_abs=20)
 # What the base has read (docs/design.md, 'The corpus'): much worked text, a quarter in R1-Zero's template.
 MIXTURE = dict(
     facts=0.25,
@@ -63,7 +63,7 @@ def base() -> ConfigDict:
     return ConfigDict(
         dict(
             stage="sft",
-            steps=1000,
+            steps=1200,
             init_from="",
             tokenizer=dict(vocab_size=768, train_documents=10_000, max_piece_length=96, across_words=True),
             data=dict(
@@ -95,7 +95,7 @@ def zero() -> ConfigDict:
     return ConfigDict(
         dict(
             stage="rl",
-            steps=100,
+            steps=120,
             init_from="base",
             data=dict(
                 sources={"arithmetic": {"name": "arithmetic", "weight": 1.0, "kwargs": {"problems": dict(PROBLEMS)}}},
@@ -121,12 +121,12 @@ def zero() -> ConfigDict:
             ),
             batch=dict(row_length=256, rows=8, micro_rows=8, logit_chunk=1024),
             optimizer=dict(
-                lr=4e-4,
+                lr=3e-4,
                 warmup_steps=5,
-                schedule="constant",
-                final_scale=1.0,
+                schedule="cosine",
+                final_scale=0.1,
                 beta1=0.9,
-                beta2=0.95,
+                beta2=0.99,
                 eps=1e-8,
                 weight_decay=0.0,
                 clip_norm=1.0,
