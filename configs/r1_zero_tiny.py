@@ -67,7 +67,13 @@ def base() -> ConfigDict:
             init_from="",
             tokenizer=dict(vocab_size=768, train_documents=10_000, max_piece_length=96, across_words=True),
             data=dict(
-                sources={"corpus": {"name": "arithmetic_web", "weight": 1.0, "kwargs": {"problems": dict(PROBLEMS), "mixture": MIXTURE}}},
+                sources={
+                    "corpus": {
+                        "name": "arithmetic_web",
+                        "weight": 1.0,
+                        "kwargs": {"problems": dict(PROBLEMS), "mixture": MIXTURE},
+                    }
+                },
                 data_dir="~/.cache/r1jax/data",
                 source_dir="",
             ),
@@ -139,7 +145,5 @@ def zero() -> ConfigDict:
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict(
-        dict(stage="pipeline", seed=0, order=("base", "zero"), stages=dict(base=base(), zero=zero()))
-    )
+    config = ConfigDict(dict(stage="pipeline", seed=0, order=("base", "zero"), stages=dict(base=base(), zero=zero())))
     return config.lock()

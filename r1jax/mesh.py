@@ -17,7 +17,13 @@ from r1jax.types import PyTree
 AXES = ("data", "fsdp", "expert", "tensor", "context")
 
 # Letter of the dimension key -> mesh axes. What is not listed is whole on every device.
-WEIGHTS = {"D": ("fsdp",), "H": ("tensor",), "F": ("tensor",), "E": ("expert",), "V": ("tensor",)}
+WEIGHTS: dict[str, tuple[str, ...]] = {
+    "D": ("fsdp",),
+    "H": ("tensor",),
+    "F": ("tensor",),
+    "E": ("expert",),
+    "V": ("tensor",),
+}
 ACTIVATIONS = {
     "B": ("data", "fsdp"),
     "R": ("data", "fsdp"),
@@ -57,7 +63,9 @@ def spec(letters: str, table: dict[str, tuple[str, ...]]) -> PartitionSpec:
     used = [axis for part in parts for axis in part]
     twice = {axis for axis in used if used.count(axis) > 1}
     if twice:
-        raise ValueError(f"axes {letters!r} use mesh axis {', '.join(sorted(twice))} twice; change the table in mesh.py")
+        raise ValueError(
+            f"axes {letters!r} use mesh axis {', '.join(sorted(twice))} twice; change the table in mesh.py"
+        )
     return PartitionSpec(*[part if part else None for part in parts])
 
 

@@ -1,4 +1,4 @@
-"""docs/walkthrough.md does what it says; it and docs/design.md name the files that there are."""
+"""The snippets of docs/ give what the pages say, and the pages name the files that there are."""
 
 import ast
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-WALKTHROUGH = ROOT / "docs" / "walkthrough.md"
+DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:```text\n(?P<printed>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 MARK = "  # -> "
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "r1jax").rglob("*.py"))
@@ -55,12 +55,13 @@ def run_blocks(page: str) -> tuple[list[str], int]:
     return wrong, compared
 
 
-def test_the_snippets_give_what_the_page_says(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "least"), [("walkthrough.md", 50), ("corpus.md", 8)])
+def test_the_snippets_give_what_the_page_says(name, least, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = WALKTHROUGH.read_text(encoding="utf-8")
+    page = (DOCS / name).read_text(encoding="utf-8")
     wrong, compared = run_blocks(page)
     assert not wrong, "\n".join(wrong)
-    assert compared == page.count(MARK) + page.count("```text\n") > 40
+    assert compared == page.count(MARK) + page.count("```text\n") >= least
     assert not list(tmp_path.iterdir()), "the snippets keep to their own folder"
 
 
@@ -78,16 +79,18 @@ def test_a_page_that_says_otherwise_is_found_out(page, complaint):
 
 
 def test_the_walkthrough_names_every_file_once():
-    named = re.findall(r"`(r1jax/[\w/]+\.py)`", WALKTHROUGH.read_text(encoding="utf-8"))
-    assert sorted(name for name in named if name != "r1jax/types.py") == [f for f in FILES if f != "r1jax/types.py"]
+    page = (DOCS / "walkthrough.md").read_text(encoding="utf-8")
+    named = re.findall(r"^- `(r1jax/[\w/]+\.py)`: ", page, re.MULTILINE)
+    aside = ("equivalence", "procedural", "worker_process", "__init__")  # named in running text
+    assert sorted(named) == [file for file in FILES if Path(file).stem not in aside]
+    assert all(page.count(f"`{file}`") == 1 for file in FILES if Path(file).stem in aside)
 
 
 def test_the_table_of_the_design_names_every_file():
-    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
     named = []
-    for cell in cells:
-        paths = re.findall(r"`([^`]+\.py)`", cell)
-        room = str(Path(paths[0]).parent)
-        named += [f"r1jax/{path}" if "/" in path else f"r1jax/{room}/{path}".replace("/./", "/") for path in paths]
+    for line in page.splitlines():
+        paths = re.findall(r"`([\w/]+\.py)`", line.split("|")[1]) if line.startswith("| `") else []
+        folder = paths[0].rpartition("/")[0] if paths else ""
+        named += [f"r1jax/{path}" if "/" in path or not folder else f"r1jax/{folder}/{path}" for path in paths]
     assert sorted(named) == [file for file in FILES if not file.endswith("__init__.py")]

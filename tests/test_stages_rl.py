@@ -17,7 +17,7 @@ NAMES = """
     completion/mean_length completion/max_length completion/frac_truncated policy/kl policy/entropy
     policy/clip_fraction policy/ratio_mean policy/sampler_mismatch moe/max_load moe/dropped loss grad_norm lr
     time/rollout_s time/reward_s time/update_s rollout/tokens_per_s update/tokens_per_s update/mfu update/padding
-""".split()  # noqa: SIM905
+""".split()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from r1jax.stages.sft import Documents
 NAMES = """
     loss policy/entropy moe/max_load moe/dropped moe/balance grad_norm lr time/update_s update/tokens_per_s update/mfu
     update/padding
-""".split()  # noqa: SIM905
+""".split()
 
 
 def test_figures_are_there_and_the_loss_falls():

@@ -162,7 +162,7 @@ def balance_loss(routing: Routing, segment_T: jax.Array, config: PolicyConfig) -
 
 
 class MoE(nn.Module):
-    """Shared and routed experts. The router's load bias lives in the collection 'router': read here, set in training."""
+    """Shared and routed experts. The load bias, in the collection "router", is read here and set in training."""
 
     config: PolicyConfig
 

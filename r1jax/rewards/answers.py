@@ -101,7 +101,7 @@ def check_gold(answers: Sequence[str], tasks: Sequence[str], pool: WorkerPool | 
     ]
 
 
-def _verdict(completion: str, gold: str, task: str, entry: str | None) -> bool | None | Comparison:
+def _verdict(completion: str, gold: str, task: str, entry: str | None) -> bool | Comparison | None:
     """Right, wrong, not parsed (None), or a comparison for a worker to make."""
     candidate = extract_answer(completion)
     if candidate is None:
@@ -113,7 +113,7 @@ def _verdict(completion: str, gold: str, task: str, entry: str | None) -> bool |
     return _compare(gold, candidate)
 
 
-def _procedural(candidate: str, name: str, entry: str | None) -> None | Comparison:
+def _procedural(candidate: str, name: str, entry: str | None) -> Comparison | None:
     if entry is None:
         raise ValueError(
             f"task {PROCEDURAL}{name} needs the column 'metadata', the dataset entry as JSON, for its scorer; "
@@ -124,7 +124,7 @@ def _procedural(candidate: str, name: str, entry: str | None) -> None | Comparis
     return Comparison(SCORE, (name, candidate, entry if isinstance(entry, str) else json.dumps(entry)))
 
 
-def _compare(gold: str, candidate: str) -> bool | None | Comparison:
+def _compare(gold: str, candidate: str) -> bool | Comparison | None:
     kind = _gold_kind(gold)
     left, right = canonical(gold), canonical(candidate, drop_name="=" not in gold)
     if not left or not right:

@@ -46,8 +46,53 @@ _UNIT = re.compile(
     re.VERBOSE,
 )
 _NOT_UNITS = frozenset(
-    "hundred thousand million billion trillion dozen half halves third thirds quarter quarters squared cubed factorial "
-    "times plus minus over divided or and not to pi e i x y z n k m b bn mn sqrt sin cos tan log ln exp mod inf".split()
+    [
+        "hundred",
+        "thousand",
+        "million",
+        "billion",
+        "trillion",
+        "dozen",
+        "half",
+        "halves",
+        "third",
+        "thirds",
+        "quarter",
+        "quarters",
+        "squared",
+        "cubed",
+        "factorial",
+        "times",
+        "plus",
+        "minus",
+        "over",
+        "divided",
+        "or",
+        "and",
+        "not",
+        "to",
+        "pi",
+        "e",
+        "i",
+        "x",
+        "y",
+        "z",
+        "n",
+        "k",
+        "m",
+        "b",
+        "bn",
+        "mn",
+        "sqrt",
+        "sin",
+        "cos",
+        "tan",
+        "log",
+        "ln",
+        "exp",
+        "mod",
+        "inf",
+    ]
 )
 _SINGULAR = {"%": "percent", "inches": "inch", "feet": "foot", "usd": "dollar"}
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound"}
@@ -163,7 +208,9 @@ def same_number(gold: Number, candidate: Number) -> bool:
 
 _WORDS = re.compile(r"[^\W\d_][^\W\d_'’\-,. ]*(?:[ '’\-,.]+[^\W\d_]+)*")
 _CHOICE = re.compile(r"\(?([A-Z])[).]?")
-_MATHEMATICAL = frozenset("pi infty infinity inf sin cos tan cot sec csc log ln exp sqrt".split())
+_MATHEMATICAL = frozenset(
+    ["pi", "infty", "infinity", "inf", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt"]
+)
 
 
 def words(text: str) -> str | None:

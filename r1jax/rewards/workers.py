@@ -165,10 +165,8 @@ class _Worker:
             job.outcomes.update(dict.fromkeys(chunk, late))
             return
         self._load(job.function)
-        try:
+        with contextlib.suppress(OSError):  # a dead worker; reading says how it died
             self._write(b"".join(job.frames[i] for i in chunk))
-        except OSError:
-            pass  # a dead worker; reading says how it died
         while chunk:
             limit = min(time.monotonic() + self._timeout_s, max(job.deadline, time.monotonic()))
             reply, reason = self._read(limit)
@@ -206,8 +204,13 @@ class _Worker:
                 raise RuntimeError("the pool is closed")
             self._function, self._buffer = None, bytearray()
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from r1jax.rewards.worker_process import serve; serve()"]
-                + [str(self._timeout_s + ORPHAN_SLACK_S), str(self._memory_mib)],
+                [
+                    sys.executable,
+                    "-c",
+                    "from r1jax.rewards.worker_process import serve; serve()",
+                    str(self._timeout_s + ORPHAN_SLACK_S),
+                    str(self._memory_mib),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -246,8 +246,8 @@ class Engine:
         longest = max(lengths)
         if longest + sampling.max_tokens > self._config.context:
             raise ValueError(
-                f"prompt {lengths.index(longest)} has {longest} tokens and max_tokens is {sampling.max_tokens}; together "
-                f"they exceed policy.context ({self._config.context}): shorten the prompt or lower max_tokens"
+                f"prompt {lengths.index(longest)} has {longest} tokens and max_tokens is {sampling.max_tokens}; "
+                f"together they exceed policy.context ({self._config.context}): shorten the prompt or lower max_tokens"
             )
         missing = -len(prompts) % batch_multiple(self._mesh)
         slots = -(-longest // PROMPT_BUCKET) * PROMPT_BUCKET

@@ -32,9 +32,7 @@ def abstract_state(
     config: PolicyConfig, optimizer: optax.GradientTransformation, mesh: Mesh, with_reference: bool
 ) -> TrainState:
     """Shapes, dtypes and shardings of a stage's state; nothing is allocated."""
-    shapes = jax.eval_shape(
-        lambda: new_state(init_variables(config, jax.random.key(0)), optimizer, with_reference)
-    )
+    shapes = jax.eval_shape(lambda: new_state(init_variables(config, jax.random.key(0)), optimizer, with_reference))
     return with_shardings(shapes, mesh)
 
 
@@ -50,13 +48,17 @@ def shardings(abstract: PyTree) -> PyTree:
 
 def fresh_params(config: PolicyConfig, mesh: Mesh, seed: int) -> PyTree:
     """Newly initialised variables, made straight in their shardings."""
-    make = lambda: init_variables(config, jax.random.key(seed))
+
+    def make() -> PyTree:
+        return init_variables(config, jax.random.key(seed))
+
     return jax.jit(make, out_shardings=state_shardings(mesh, jax.eval_shape(make)))()
-
-
 
 
 def start_state(params: PyTree, optimizer: optax.GradientTransformation, abstract: TrainState) -> TrainState:
     """`new_state` made straight in the shardings of `abstract`. Takes over `params`: they are donated."""
-    make = lambda p: new_state(p, optimizer, abstract.reference is not None)
+
+    def make(params: PyTree) -> TrainState:
+        return new_state(params, optimizer, abstract.reference is not None)
+
     return jax.jit(make, out_shardings=shardings(abstract), donate_argnums=0)(params)

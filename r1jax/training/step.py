@@ -157,7 +157,7 @@ def _micro(packed: Packed, config: BatchConfig) -> Packed:
 
 
 def _accumulate(loss: Any, params: PyTree, micro: Packed) -> tuple[PyTree, dict[str, jax.Array], Aux]:
-    """Sums gradients, metrics and router loads over micro-batches; `loss(params, rows, i) -> (loss, (metrics, aux))`."""
+    """Sums gradients, metrics and router loads over micro-batches of `loss(params, rows, i) -> (_, (metrics, aux))`."""
 
     def one(rows: Packed, i: Array) -> tuple[PyTree, dict[str, jax.Array], Aux]:
         def of(trained: PyTree):
