@@ -6,7 +6,8 @@ load biases, which no gradient touches.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -140,6 +141,11 @@ def _no_experts(config: PolicyConfig) -> Aux:
     return Aux(jnp.zeros((0, max(config.experts, 1)), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32))
 
 
+def forward(config: PolicyConfig, variables: PyTree, packed: Packed) -> tuple[jax.Array, Aux]:
+    """(hidden_RTD, Aux) of packed rows."""
+    return cast(tuple[jax.Array, Aux], PolicyModel(config).apply(variables, packed))
+
+
 def init_variables(config: PolicyConfig, key: jax.Array) -> PyTree:
     """Fresh variables {"params", "router"} of a policy of this shape; "router" is empty in a dense one."""
     ones = jnp.ones((1, 1), jnp.int32)
@@ -153,6 +159,7 @@ def abstract_variables(config: PolicyConfig) -> PyTree:
     return jax.eval_shape(lambda: init_variables(config, jax.random.key(0)))
 
 
+@functools.cache
 def parameter_count(config: PolicyConfig) -> tuple[int, int]:
     """(all parameters, those active for one token), from shapes alone; embedding and head included in both."""
     leaves = jax.tree_util.tree_leaves_with_path(abstract_variables(config)["params"])

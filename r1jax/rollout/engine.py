@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def begin(
     pad_id: int,
 ) -> tuple[Prompts, Decoding]:
     """Reads the prompts and samples the first token of each of B = P * G sequences."""
-    model = PolicyModel(config)
+    model: Any = PolicyModel(config)
     batch, group = seed_B.shape[0], seed_B.shape[0] // prompt_PL.shape[0]
     hidden_PD, latents = model.apply(variables, prompt_PL, prompt_length_P, method="prefill")
     latents = [constrain(latent, "NPSW") for latent in latents]
@@ -94,7 +94,7 @@ def step(
     config: PolicyConfig, variables: PyTree, prompts: Prompts, state: Decoding, sampling: Sampling, pad_id: int
 ) -> Decoding:
     """Feeds each sequence's newest token and samples the next."""
-    model = PolicyModel(config)
+    model: Any = PolicyModel(config)
     group = prompts.seed_B.shape[0] // prompts.length_P.shape[0]
     fed = state.generated - 1  # the newest token's number; its latent goes to that slot
     where = DecodeStep(jnp.repeat(prompts.length_P, group) + fed, prompts.length_P, fed)

@@ -16,7 +16,7 @@ from r1jax.config import BatchConfig, GrpoConfig, PolicyConfig, RouterConfig
 from r1jax.losses.logprobs import token_logprobs
 from r1jax.losses.policy_gradient import grpo_loss, normalizer
 from r1jax.losses.supervised import cross_entropy
-from r1jax.models.policy import Aux, PolicyModel
+from r1jax.models.policy import Aux, forward
 from r1jax.training.state import TrainState
 from r1jax.types import Array, Packed, PyTree
 
@@ -36,7 +36,7 @@ def score_rows(
     config: PolicyConfig, batch: BatchConfig, params: PyTree, packed: Packed, temperature: float
 ) -> tuple[jax.Array, jax.Array, Aux]:
     """(logp_RT, entropy_RT, Aux) of the targets of some rows, at the sampling temperature."""
-    hidden_RTD, aux = PolicyModel(config).apply(params, packed)
+    hidden_RTD, aux = forward(config, params, packed)
     logp_RT, entropy_RT = token_logprobs(
         hidden_RTD,
         params["params"]["head_DV"],
@@ -44,6 +44,7 @@ def score_rows(
         temperature=temperature,
         chunk=batch.logit_chunk,
     )
+    assert entropy_RT is not None, "token_logprobs gives the entropy unless told not to"
     return logp_RT, entropy_RT, aux
 
 
@@ -168,7 +169,7 @@ def _accumulate(loss: Any, params: PyTree, micro: Packed) -> tuple[PyTree, dict[
 
     count = micro.tokens_RT.shape[0]
     if count == 1:
-        return one(jax.tree.map(lambda x: x[0], micro), 0)
+        return one(jax.tree.map(lambda x: x[0], micro), jnp.int32(0))
 
     def add(total, item):
         return jax.tree.map(jnp.add, total, one(*item)), None
