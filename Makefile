@@ -22,13 +22,11 @@ quickstart: $(INSTALLED)  ## train a base, then R1-Zero, evaluate both, sample t
 	$(BIN)/python -m r1jax.generate --checkpoint=$(WORKDIR)/zero --prompt='What is 2 + 3 * 4?' --samples=3
 	@echo "report: $(WORKDIR)/report.html"
 
-SIMULATED := JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8
-
-test: $(INSTALLED_DEV)  ## the tests, on eight simulated devices
-	$(SIMULATED) $(BIN)/python -m pytest -q -m "not slow"
+test: $(INSTALLED_DEV)  ## the tests, on eight simulated CPU devices (tests/conftest.py)
+	$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: $(INSTALLED_DEV)  ## the long tests
-	$(SIMULATED) $(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow
 
 check: $(INSTALLED_DEV)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -13,7 +13,8 @@ POLICY = dict(
     rope_head_dim=8, v_head_dim=16, dense_ffn=64, experts=4, active_experts=2, shared_experts=1, expert_ffn=32,
     expert_groups=2, kept_groups=1, context=320,
 )  # fmt: skip
-EVALUATION = dict(samples=2, limit=16, every=2, every_samples=2, every_limit=16, max_tokens=32, batch=16)
+# Batches of the shape of rollouts: one compiled program samples for all.
+EVALUATION = dict(samples=4, limit=8, every=2, every_samples=4, every_limit=8, max_tokens=32, batch=4)
 
 
 def digits(completions: list[str], **_) -> list[float]:

@@ -88,7 +88,7 @@ def test_stream_holds_back_half_a_character(tokenizer):
 
 def test_digits_stand_alone(tokenizer):
     ids = tokenizer.encode("2024 + 17")
-    assert [tokenizer.decode([i]) for i in ids if tokenizer.decode([i]).strip(" +")] == list("202417")
+    assert [tokenizer.decode([i]).strip() for i in ids if tokenizer.decode([i]).strip(" +")] == list("202417")
     for token in range(tokenizer.vocab_size):
         piece = tokenizer.token_bytes(token)
         assert len(piece) == 1 or not any(chr(byte).isdigit() for byte in piece)

@@ -119,6 +119,6 @@ def test_every_so_often_and_at_the_end():
     """Every 2 of 4 steps: once on the way, once at the end."""
     rows = smoke_run.rows(smoke_run.finished() / "zero" / "evaluations.jsonl")
     assert [(row["step"], row["task"], row["n"]) for row in rows] == [
-        (2, "arithmetic:test", 16),
-        (4, "arithmetic:test", 16),
+        (2, "arithmetic:test", 8),
+        (4, "arithmetic:test", 8),
     ]
