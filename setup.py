@@ -19,6 +19,7 @@ setup(
         "absl-py>=2.1",
         "array-record>=0.8,<0.9",
         "chex>=0.1.90,<0.2",
+        "etils>=1.10",
         "flax>=0.12,<0.13",
         "grain>=0.2.12,<0.3",
         "jax>=0.10,<0.12",
@@ -30,8 +31,10 @@ setup(
         "orbax-checkpoint>=0.12,<0.13",
         "reasoning-gym>=0.1.20,<0.2",
         "sentencepiece>=0.2.1,<0.3",
+        "sympy>=1.13",
         "tensorboardX>=2.6,<3",
         "tensorflow-datasets>=4.9.9,<5",
+        "tensorstore>=0.1.70",
         "tqdm>=4.66",
     ],
     extras_require={
