@@ -93,6 +93,7 @@ def base() -> ConfigDict:
                 clip_norm=1.0,
             ),
             router=dict(bias_rate=1e-2, balance_coef=1e-3),
+            mtp_coef=0.0,
             checkpoint=dict(every=250, keep=1),
             **shared(),
         )
