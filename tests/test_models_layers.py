@@ -1,13 +1,12 @@
-"""RMSNorm, rotary positions, flat projections and the gated feed-forward, against NumPy."""
+"""RMSNorm, flat projections and the gated feed-forward, against NumPy."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from r1jax.models.layers import GatedFFN, RMSNorm, project, rotary
+from r1jax.models.layers import GatedFFN, RMSNorm, project
 from tests import reference_policy as reference
 from tests import tiny_policy as tiny
 
@@ -35,32 +34,6 @@ def test_rms_norm_squares_in_float32():
     got = RMSNorm(tiny.CONFIG).apply({"params": {"scale_X": np.ones(1000, np.float32)}}, x)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(got.astype(np.float32), 1.0, rtol=1e-6)
-
-
-def test_rotary_turns_interleaved_pairs():
-    """Pair 0 by 1 radian a position, pair 1 by 1/100: theta 1e4 and four channels."""
-    got = rotary(np.float32([[1, 0, 0, 2]]), np.int32([3]), 10_000.0)
-    want = [[np.cos(3), np.sin(3), -2 * np.sin(0.03), 2 * np.cos(0.03)]]
-    np.testing.assert_allclose(got, want, rtol=1e-5)
-
-
-def test_rotary_equals_complex_rotation():
-    x, position = draw(2, 5, 3, 8), np.array([[0, 1, 2, 900, 40], [3, 0, 7, 7, 1]], np.int32)
-    got = rotary(x, position[..., None], 100.0)
-    want = np.empty(x.shape)
-    for r, t, h in np.ndindex(2, 5, 3):
-        want[r, t, h] = reference.rope(x[r, t, h].astype(np.float64), int(position[r, t]), 100.0)
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
-
-
-def test_rotary_scores_depend_on_distance_alone():
-    q, k = draw(1, 8), draw(1, 8, seed=1)
-
-    def score(at, to):
-        return float(np.sum(rotary(q, np.int32([at]), 100.0) * rotary(k, np.int32([to]), 100.0)))
-
-    assert score(5, 2) == pytest.approx(score(25, 22), abs=1e-4)
-    assert score(5, 2) != pytest.approx(score(5, 3), abs=1e-2)
 
 
 def test_project_contracts_the_trailing_axes():

@@ -1,9 +1,7 @@
-"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), with two ways to compute it.
+"""Who attends to whom, and the softmax attention that every kind of layer shares: over rows, and against caches.
 
-A token leaves one latent in the cache: the normalised low-rank key-value vector beside the rotated shared key,
-`kv_lora_rank + rope_head_dim` floats a layer, whatever the number of heads. Over whole rows (training, prefill)
-keys and values are expanded from the latents; in decode the up-projections are absorbed into the query and the
-output, so that attention runs on the latents themselves. Both give the same numbers, up to rounding.
+The kinds are `attention_mla.py` and `attention_gqa.py`; each gives queries, keys and values, of K key-value heads that
+H query heads share (query head h reads key-value head h // (H / K)).
 """
 
 from __future__ import annotations
@@ -11,39 +9,52 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from r1jax.config import PolicyConfig
-from r1jax.models.layers import RMSNorm, project, rotary, weight
-
-MASKED = -1e30  # finite, so that a row with nothing to attend to gives no NaN
+from r1jax.models.attention_blockwise import MASKED, attend_blockwise
+from r1jax.types import Array
 
 
 class Rows(NamedTuple):
     """What attention over packed rows needs: who sees whom, and where each token stands."""
 
-    position_RT: jax.Array
-    mask_RTT: jax.Array  # bool [query, key]
+    position_RT: Array
+    segment_RT: Array
+    branch_RT: Array
+    mask_RTT: jax.Array | None  # bool [query, key]; None where attention goes block by block
 
 
 class DecodeStep(NamedTuple):
     """What attention in decode needs beside the caches: one new token for each of B = P * G sequences."""
 
-    position_B: jax.Array
-    prompt_length_P: jax.Array
+    position_B: Array
+    prompt_length_P: Array
     generated: jax.Array  # int32 scalar: slots of the sequences' own cache that are filled
 
 
 class LayerCache(NamedTuple):
-    """Latents of one layer (with a leading N: of all layers)."""
+    """What one layer keeps of each token, W floats (with a leading N: all layers)."""
 
     prompt_PSW: jax.Array  # written by prefill, shared by the G samples of a prompt
     own_BSW: jax.Array  # one slot a sampled token
 
 
-def visible(segment_RT: jax.Array, branch_RT: jax.Array) -> jax.Array:
+class KeyValue(NamedTuple):
+    """Keys and values of K heads; which tokens, its axes say."""
+
+    k: jax.Array  # [..., K, C]
+    v: jax.Array  # [..., K, C], of a C of its own
+
+
+def make_rows(config: PolicyConfig, position_RT: Array, segment_RT: Array, branch_RT: Array) -> Rows:
+    """`Rows` of some packed rows. Their mask is made once for all layers, if one block of it is the whole."""
+    dense = not config.attention_block or segment_RT.shape[1] <= config.attention_block
+    return Rows(position_RT, segment_RT, branch_RT, visible(segment_RT, branch_RT) if dense else None)
+
+
+def visible(segment_RT: Array, branch_RT: Array) -> jax.Array:
     """mask_RTT: a token sees itself and earlier ones of its segment, of its own branch or of the shared branch 0."""
     same = segment_RT[:, :, None] == segment_RT[:, None, :]
     branch = (branch_RT[:, :, None] == branch_RT[:, None, :]) | (branch_RT[:, None, :] == 0)
@@ -52,127 +63,93 @@ def visible(segment_RT: jax.Array, branch_RT: jax.Array) -> jax.Array:
     return same & branch & causal[None]
 
 
+def attend(config: PolicyConfig, q_RTHC: jax.Array, kv: KeyValue, where: Rows) -> jax.Array:
+    """softmax(q k^T, where a token sees another) v, the softmax in float32; q comes scaled. Returns [R, T, H, C].
+
+    Args:
+      kv: k [R, T, K, C], v [R, T, K, C].
+    """
+    if where.mask_RTT is None:
+        return attend_blockwise(config.attention_block, q_RTHC, kv.k, kv.v, where.segment_RT, where.branch_RT)
+    return attend_dense(q_RTHC, kv.k, kv.v, where.mask_RTT)
+
+
 @jax.custom_vjp
-def attend(q_RTHC: jax.Array, k_RTHC: jax.Array, v_RTHC: jax.Array, mask_RTT: jax.Array) -> jax.Array:
-    """softmax(q k^T, where the mask allows) v, the softmax in float32; q comes scaled. Returns [R, T, H, C].
+def attend_dense(q_RTHC: jax.Array, k_RTKC: jax.Array, v_RTKC: jax.Array, mask_RTT: jax.Array) -> jax.Array:
+    """`attend` with all scores at once.
 
     The derivative is written out so that no [T, T] array is ever transposed, only the narrow ones beside it: on CPU
     forward and backward take two thirds of the time that autodiff's form takes.
     """
-    return _attend_fwd(q_RTHC, k_RTHC, v_RTHC, mask_RTT)[0]
+    return _dense_fwd(q_RTHC, k_RTKC, v_RTKC, mask_RTT)[0]
 
 
-def _attend_fwd(q_RTHC, k_RTHC, v_RTHC, mask_RTT):
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_RTHC, k_RTHC, v_RTHC))
+def _dense_fwd(q_RTHC, k_RTKC, v_RTKC, mask_RTT):
+    heads, kv_heads, length = q_RTHC.shape[2], k_RTKC.shape[2], q_RTHC.shape[1]
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_RTHC, k_RTKC, v_RTKC))
+    q = q.reshape(-1, kv_heads, heads // kv_heads * length, q.shape[-1])  # the heads that share keys, one after another
     score = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32)
-    share = jax.nn.softmax(jnp.where(mask_RTT[:, None], score, MASKED), axis=-1).astype(v.dtype)
+    score_RHTT = jnp.where(mask_RTT[:, None], score.reshape(-1, heads, length, length), MASKED)
+    share = jax.nn.softmax(score_RHTT, axis=-1).astype(v.dtype).reshape(score.shape)
     mixed = jnp.matmul(share, v)
-    return jnp.swapaxes(mixed, 1, 2), (q, k, v, share, mixed)
+    return _unfold(mixed, heads), (q, k, v, share, mixed)
 
 
-def _attend_bwd(saved, d_RTHC):
+def _unfold(x: jax.Array, heads: int) -> jax.Array:
+    """[R, K, H / K * T, C] -> [R, T, H, C]."""
+    return jnp.swapaxes(x.reshape(x.shape[0], heads, -1, x.shape[-1]), 1, 2)
+
+
+def _dense_bwd(saved, d_RTHC):
     q, k, v, share, mixed = saved
-    d = jnp.swapaxes(d_RTHC, 1, 2)
+    d = jnp.swapaxes(d_RTHC, 1, 2).reshape(mixed.shape)
     flip = functools.partial(jnp.swapaxes, axis1=2, axis2=3)
     d_v = flip(jnp.matmul(flip(d), share))
     d_share = jnp.matmul(d, flip(v), preferred_element_type=jnp.float32)
     lost = jnp.sum(d.astype(jnp.float32) * mixed.astype(jnp.float32), axis=-1, keepdims=True)
     d_score = (share * (d_share - lost)).astype(q.dtype)
     d_q, d_k = jnp.matmul(d_score, k), flip(jnp.matmul(flip(q), d_score))
-    return *(jnp.swapaxes(x, 1, 2) for x in (d_q, d_k, d_v)), None
+    return _unfold(d_q, d_RTHC.shape[2]), jnp.swapaxes(d_k, 1, 2), jnp.swapaxes(d_v, 1, 2), None
 
 
-attend.defvjp(_attend_fwd, _attend_bwd)
+attend_dense.defvjp(_dense_fwd, _dense_bwd)
 
 
-class LatentAttention(nn.Module):
-    """Multi-head latent attention. Source: arXiv 2412.19437, eqs. 1-11."""
+def attend_cached(q_BHC: jax.Array, prompt: KeyValue, own: KeyValue, new: KeyValue, where: DecodeStep) -> jax.Array:
+    """Attention of one new token a sequence to its prompt, to what it sampled before, and to itself: [B, H, C].
 
-    config: PolicyConfig
+    The G samples of a prompt read its keys and values where they lie, once for all.
 
-    def setup(self):
-        c = self.config
-        head = c.nope_head_dim + c.rope_head_dim
-        if c.q_lora_rank:
-            self.q_down_DQ = weight(self, c, "q_down_DQ", (c.width, c.q_lora_rank))
-            self.q_norm = RMSNorm(c)
-            self.q_up_QHC = weight(self, c, "q_up_QHC", (c.q_lora_rank, c.heads, head))
-        else:
-            self.q_DHC = weight(self, c, "q_DHC", (c.width, c.heads, head))
-        self.kv_down_DW = weight(self, c, "kv_down_DW", (c.width, c.kv_lora_rank + c.rope_head_dim))
-        self.kv_norm = RMSNorm(c)
-        self.k_up_WHC = weight(self, c, "k_up_WHC", (c.kv_lora_rank, c.heads, c.nope_head_dim))
-        self.v_up_WHC = weight(self, c, "v_up_WHC", (c.kv_lora_rank, c.heads, c.v_head_dim))
-        self.out_HCD = weight(self, c, "out_HCD", (c.heads, c.v_head_dim, c.width))
+    Args:
+      q_BHC: scaled queries.
+      prompt: k and v [P, S, K, C].
+      own: k and v [B, S, K, C].
+      new: k and v [B, K, C] of the token itself.
+    """
+    batch, heads, width = q_BHC.shape
+    prompts, prompt_slots, kv_heads, _ = prompt.k.shape
+    own_slots, shared, group = own.k.shape[1], heads // kv_heads, batch // prompts
+    q_BKHC = q_BHC.reshape(batch, kv_heads, shared, width)
+    q_PKXC = jnp.swapaxes(q_BKHC.reshape(prompts, group, kv_heads, -1), 1, 2).reshape(prompts, kv_heads, -1, width)
 
-    def __call__(self, x: jax.Array, where: Rows | DecodeStep, cache: LayerCache | None) -> tuple[jax.Array, jax.Array]:
-        """Attention of rows x_RTD (cache None), or of new tokens x_BD against the cache.
+    def by_sequence(x_PKXS):
+        """[P, K, G * H / K, S] -> [B, K, H / K, S]."""
+        x = x_PKXS.reshape(prompts, kv_heads, group, shared, -1)
+        return jnp.swapaxes(x, 1, 2).reshape(batch, kv_heads, shared, -1)
 
-        Returns:
-          (output shaped as x, the new latents: latent_RTW or latent_BW)
-        """
-        if cache is None:
-            assert isinstance(where, Rows), "rows are attended to without a cache"
-            return self._expanded(x, where)
-        assert isinstance(where, DecodeStep), "a cache is read in decode steps"
-        return self._absorbed(x, where, cache)
+    on_prompt = jnp.einsum("pkxc,pskc->pkxs", q_PKXC, prompt.k, preferred_element_type=jnp.float32)
+    in_prompt_PS = jnp.arange(prompt_slots)[None] < where.prompt_length_P[:, None]
+    on_prompt = by_sequence(jnp.where(in_prompt_PS[:, None, None], on_prompt, MASKED))
+    on_own = jnp.einsum("bkhc,bskc->bkhs", q_BKHC, own.k, preferred_element_type=jnp.float32)
+    on_own = jnp.where(jnp.arange(own_slots) < where.generated, on_own, MASKED)
+    on_new = jnp.einsum("bkhc,bkc->bkh", q_BKHC, new.k, preferred_element_type=jnp.float32)[..., None]
 
-    def _queries(self, x: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(without position [..., H, C], rotated [..., H, C])."""
-        c = self.config
-        if c.q_lora_rank:
-            q = project(self.q_norm(project(x, self.q_down_DQ)), self.q_up_QHC)
-        else:
-            q = project(x, self.q_DHC)
-        nope, rope = jnp.split(q, [c.nope_head_dim], axis=-1)
-        return nope, rotary(rope, position[..., None], c.rope_theta)
-
-    def _latent(self, x: jax.Array, position: jax.Array) -> jax.Array:
-        """The cached vector [..., W] of each token."""
-        c = self.config
-        low, rope = jnp.split(project(x, self.kv_down_DW), [c.kv_lora_rank], axis=-1)
-        return jnp.concatenate([self.kv_norm(low), rotary(rope, position, c.rope_theta)], axis=-1)
-
-    @property
-    def _scale(self) -> float:
-        return (self.config.nope_head_dim + self.config.rope_head_dim) ** -0.5
-
-    def _expanded(self, x_RTD: jax.Array, where: Rows) -> tuple[jax.Array, jax.Array]:
-        q_nope, q_rope = self._queries(x_RTD, where.position_RT)
-        latent_RTW = self._latent(x_RTD, where.position_RT)
-        low_RTW, k_rope_RTC = jnp.split(latent_RTW, [self.config.kv_lora_rank], axis=-1)
-        k_nope = project(low_RTW, self.k_up_WHC)
-        k_rope = jnp.broadcast_to(k_rope_RTC[:, :, None, :], (*k_nope.shape[:3], k_rope_RTC.shape[-1]))
-        q_RTHC = jnp.concatenate([q_nope, q_rope], axis=-1) * self._scale
-        k_RTHC = jnp.concatenate([k_nope, k_rope], axis=-1)
-        v_RTHC = project(low_RTW, self.v_up_WHC)
-        mixed_RTHC = attend(q_RTHC, k_RTHC, v_RTHC, where.mask_RTT)
-        return project(mixed_RTHC, self.out_HCD, axes=2), latent_RTW
-
-    def _absorbed(self, x_BD: jax.Array, where: DecodeStep, cache: LayerCache) -> tuple[jax.Array, jax.Array]:
-        prompts, prompt_slots, width = cache.prompt_PSW.shape
-        batch, own_slots, _ = cache.own_BSW.shape
-        heads = self.config.heads
-        q_nope, q_rope = self._queries(x_BD, where.position_B)
-        q_latent = jnp.einsum("bhc,whc->bhw", q_nope, self.k_up_WHC)
-        q_BHW = jnp.concatenate([q_latent, q_rope], axis=-1) * self._scale
-        latent_BW = self._latent(x_BD, where.position_B)
-
-        q_PGHW = q_BHW.reshape(prompts, batch // prompts * heads, width)
-        on_prompt = jnp.einsum("pgw,psw->pgs", q_PGHW, cache.prompt_PSW, preferred_element_type=jnp.float32)
-        in_prompt = jnp.arange(prompt_slots)[None] < where.prompt_length_P[:, None]
-        on_prompt = jnp.where(in_prompt[:, None], on_prompt, MASKED).reshape(batch, heads, prompt_slots)
-        on_own = jnp.einsum("bhw,bsw->bhs", q_BHW, cache.own_BSW, preferred_element_type=jnp.float32)
-        on_own = jnp.where(jnp.arange(own_slots)[None, None] < where.generated, on_own, MASKED)
-        on_self = jnp.einsum("bhw,bw->bh", q_BHW, latent_BW, preferred_element_type=jnp.float32)[..., None]
-
-        score = jnp.concatenate([on_prompt, on_own, on_self], axis=-1)
-        share = jax.nn.softmax(score, axis=-1).astype(x_BD.dtype)
-        of_prompt, of_own, of_self = jnp.split(share, [prompt_slots, prompt_slots + own_slots], axis=-1)
-        low = self.config.kv_lora_rank
-        grouped = of_prompt.reshape(prompts, -1, prompt_slots)
-        mixed = jnp.einsum("pgs,psw->pgw", grouped, cache.prompt_PSW[..., :low]).reshape(batch, heads, low)
-        mixed += jnp.einsum("bhs,bsw->bhw", of_own, cache.own_BSW[..., :low])
-        mixed += of_self * latent_BW[:, None, :low]
-        value_BHC = jnp.einsum("bhw,whc->bhc", mixed, self.v_up_WHC)
-        return project(value_BHC, self.out_HCD, axes=2), latent_BW
+    score = jnp.concatenate([on_prompt, on_own, on_new], axis=-1)
+    share = jax.nn.softmax(score, axis=-1).astype(q_BHC.dtype)
+    of_prompt, of_own, of_new = jnp.split(share, [prompt_slots, prompt_slots + own_slots], axis=-1)
+    of_prompt = jnp.swapaxes(of_prompt.reshape(prompts, group, kv_heads, -1), 1, 2)
+    of_prompt = of_prompt.reshape(prompts, kv_heads, -1, prompt_slots)
+    mixed = by_sequence(jnp.einsum("pkxs,pskc->pkxc", of_prompt, prompt.v))
+    mixed += jnp.einsum("bkhs,bskc->bkhc", of_own, own.v)
+    mixed += of_new * new.v[:, :, None]
+    return mixed.reshape(batch, heads, -1)

@@ -1,4 +1,4 @@
-"""The small layers: RMSNorm, rotary positions, and the gated feed-forward.
+"""The small layers: RMSNorm, flat projections, and the gated feed-forward.
 
 Parameters' names end in their axes (see `types.py`), from which `mesh.py` reads their sharding.
 """
@@ -31,23 +31,6 @@ class RMSNorm(nn.Module):
         wide = x.astype(jnp.float32)
         wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.config.norm_eps)
         return (wide * jnp.broadcast_to(scale_D, x.shape)).astype(x.dtype)
-
-
-def rotary(x: jax.Array, position: jax.Array, theta: float) -> jax.Array:
-    """Rotates interleaved pairs of the last axis by position-dependent angles (RoPE, Su et al. 2021, eq. 34).
-
-    Args:
-      x: [..., C] with C even; pairs are (0, 1), (2, 3), ... as in DeepSeek-V3.
-      position: integer positions, broadcastable to x.shape[:-1].
-      theta: base of the geometric series of wavelengths.
-    """
-    pairs = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(pairs, dtype=jnp.float32) / pairs)
-    angle = jnp.multiply.outer(position.astype(jnp.float32), frequency)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
-    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-    return turned.reshape(x.shape).astype(x.dtype)
 
 
 def project(x: jax.Array, w: jax.Array, axes: int = 1) -> jax.Array:

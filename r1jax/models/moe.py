@@ -42,23 +42,26 @@ class MoeOutput(NamedTuple):
 def route(score_TE: jax.Array, bias_E: jax.Array, config: PolicyConfig) -> Routing:
     """Picks each token's experts by biased scores and weighs them by unbiased ones.
 
-    Groups are ranked by the sum of their two best biased scores; experts of the groups that are not kept stand at
-    -inf, so that no bias can bring them back (a zero there can be beaten by a negative bias).
+    Groups are ranked by the sum of their two best biased scores (V3), or by their best (V2); experts of the groups
+    that are not kept stand at -inf, so that no bias can bring them back (a zero there can be beaten by a negative
+    bias). With `norm_topk` a token's weights are made to sum to 1 before they are scaled.
 
-    Source: arXiv 2412.19437, eqs. 13-16, and its reference `inference/model.py`.
+    Source: arXiv 2412.19437, eqs. 13-16, and its reference `inference/model.py`; V2: arXiv 2405.04434, section 2.2.
     """
     biased = score_TE + bias_E[None]
     if config.expert_groups > 1:
         grouped = biased.reshape(-1, config.expert_groups, config.experts // config.expert_groups)
-        best_two = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0].sum(-1)
-        kept = jax.lax.top_k(best_two, config.kept_groups)[1]
+        counted = min(2, grouped.shape[-1]) if config.group_score == "top2" else 1
+        of_group = jax.lax.top_k(grouped, counted)[0].sum(-1)
+        kept = jax.lax.top_k(of_group, config.kept_groups)[1]
         is_kept = jax.nn.one_hot(kept, config.expert_groups, dtype=bool).any(axis=1)
         biased = jnp.where(is_kept[:, :, None], grouped, -jnp.inf).reshape(biased.shape)
     expert_TA = jax.lax.top_k(biased, config.active_experts)[1]
     chosen = jax.nn.one_hot(expert_TA, config.experts, dtype=score_TE.dtype)
     share_TA = jnp.einsum("te,tae->ta", score_TE, chosen)
-    share_TA = share_TA / (share_TA.sum(-1, keepdims=True) + 1e-20) * config.routed_scale
-    return Routing(expert_TA, share_TA, score_TE)
+    if config.norm_topk:
+        share_TA = share_TA / (share_TA.sum(-1, keepdims=True) + 1e-20)
+    return Routing(expert_TA, share_TA * config.routed_scale, score_TE)
 
 
 def block_size(assignments: int, experts: int) -> int:
@@ -176,7 +179,8 @@ class MoE(nn.Module):
         )
         bias_E = self.variable("router", "bias_E", jnp.zeros, (c.experts,), jnp.float32).value
         logits = jnp.matmul(x_TD.astype(jnp.float32), router_DE.astype(jnp.float32))
-        routing = route(jax.nn.sigmoid(logits), bias_E, c)
+        score_TE = jax.nn.sigmoid(logits) if c.score == "sigmoid" else jax.nn.softmax(logits, axis=-1)
+        routing = route(score_TE, bias_E, c)
         segment_T = segment.reshape(-1)
         block = block_size(routing.expert_TA.size, c.experts)
         layout = lay_out(routing.expert_TA, segment_T > 0, c.experts, block)

@@ -1,0 +1,164 @@
+"""Attention a block of queries and a block of keys at a time: memory linear in the length, forward and backward.
+
+Nothing of size [T, T] is ever held, scores and masks neither. The forward pass keeps a running softmax over blocks of
+keys (Milakov & Gimelshein 2018, arXiv 1805.02867); the backward pass computes the scores again from the saved log of
+their sum (FlashAttention, arXiv 2205.14135, algorithm 4). Blocks after the query's, and blocks before the first that
+holds a token of one of its segments, are not computed.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from r1jax.types import Array
+
+MASKED = -1e30  # finite, so that what has nothing to attend to gives no NaN
+OUTSIDE = -1  # segment of the tokens that fill the last block up
+
+
+class Blocks(NamedTuple):
+    """Rows cut into J blocks of X tokens. Query heads that share keys stand one after another: Y = H / K * X."""
+
+    q_JRKYC: jax.Array
+    k_JRKXC: jax.Array
+    v_JRKXC: jax.Array
+    segment_JRX: jax.Array
+    branch_JRX: jax.Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend_blockwise(
+    block: int,
+    q_RTHC: jax.Array,
+    k_RTKC: jax.Array,
+    v_RTKC: jax.Array,
+    segment_RT: Array,
+    branch_RT: Array,
+) -> jax.Array:
+    """softmax(q k^T, where a token sees another) v, in blocks of `block` tokens. Returns [R, T, H, C].
+
+    A token sees itself and earlier ones of its segment, of its own branch or of branch 0 (`attention.visible`).
+    Scores, the softmax and all sums over blocks are in float32; q comes scaled. T need not divide by `block`.
+    """
+    return _fwd(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT)[0]
+
+
+def _fwd(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT):
+    cut = _cut(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT)
+    first_J = _first_blocks(cut.segment_JRX)
+
+    def of_queries(i):
+        q = cut.q_JRKYC[i]
+
+        def add(j, running):
+            top, total, mixed = running
+            score, mask = _scores(cut, i, j)
+            new_top = jnp.maximum(top, jnp.where(mask, score, MASKED).max(axis=-1))
+            share = jnp.where(mask, jnp.exp(score - new_top[..., None]), 0.0)
+            shrink = jnp.exp(top - new_top)
+            v = cut.v_JRKXC[j]
+            part = jnp.matmul(share.astype(v.dtype), v, preferred_element_type=jnp.float32)
+            return new_top, total * shrink + share.sum(axis=-1), mixed * shrink[..., None] + part
+
+        top = jnp.full(q.shape[:-1], MASKED, jnp.float32)
+        mixed = jnp.zeros((*q.shape[:-1], v_RTKC.shape[-1]), jnp.float32)
+        top, total, mixed = jax.lax.fori_loop(first_J[i], i + 1, add, (top, jnp.zeros_like(top), mixed))
+        return (mixed / total[..., None]).astype(v_RTKC.dtype), top + jnp.log(total)
+
+    mixed_JRKYC, log_sum_JRKY = jax.lax.map(of_queries, jnp.arange(first_J.shape[0]))
+    out = _join_queries(mixed_JRKYC, q_RTHC)
+    return out, (cut, mixed_JRKYC, log_sum_JRKY)
+
+
+def _bwd(block, saved, d_RTHC):
+    cut, mixed_JRKYC, log_sum_JRKY = saved
+    length = d_RTHC.shape[1]
+    d_JRKYC = _cut_queries(block, d_RTHC, cut.k_JRKXC.shape[2])
+    lost_JRKY = jnp.sum(d_JRKYC.astype(jnp.float32) * mixed_JRKYC.astype(jnp.float32), axis=-1)
+    first_J = _first_blocks(cut.segment_JRX)
+    flip = functools.partial(jnp.swapaxes, axis1=-2, axis2=-1)
+    wide = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+    def of_queries(d_kv, i):
+        q, d = cut.q_JRKYC[i], d_JRKYC[i]
+
+        def add(j, running):
+            d_q, d_k_JRKXC, d_v_JRKXC = running
+            score, mask = _scores(cut, i, j)
+            share = jnp.where(mask, jnp.exp(score - log_sum_JRKY[i][..., None]), 0.0)
+            d_score = share * (wide(d, flip(cut.v_JRKXC[j])) - lost_JRKY[i][..., None])
+            share, d_score = share.astype(d.dtype), d_score.astype(q.dtype)
+            d_k_JRKXC = d_k_JRKXC.at[j].add(wide(flip(d_score), q))
+            d_v_JRKXC = d_v_JRKXC.at[j].add(wide(flip(share), d))
+            return d_q + wide(d_score, cut.k_JRKXC[j]), d_k_JRKXC, d_v_JRKXC
+
+        d_q, *d_kv = jax.lax.fori_loop(first_J[i], i + 1, add, (jnp.zeros(q.shape, jnp.float32), *d_kv))
+        return tuple(d_kv), d_q.astype(q.dtype)
+
+    zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (cut.k_JRKXC, cut.v_JRKXC))
+    (d_k, d_v), d_q = jax.lax.scan(of_queries, zeros, jnp.arange(first_J.shape[0]))
+    d_k, d_v = (_join(x, length).astype(like.dtype) for x, like in ((d_k, cut.k_JRKXC), (d_v, cut.v_JRKXC)))
+    return _join_queries(d_q, d_RTHC), d_k, d_v, None, None
+
+
+attend_blockwise.defvjp(_fwd, _bwd)
+
+
+def _scores(cut: Blocks, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(scores of queries of block i on keys of block j, whether one sees the other), both [R, K, Y, X]."""
+    q, k = cut.q_JRKYC[i], cut.k_JRKXC[j]
+    score = jnp.matmul(q, jnp.swapaxes(k, -2, -1), preferred_element_type=jnp.float32)
+    block = k.shape[-2]
+    at = jnp.arange(block)
+    causal = (i * block + at)[:, None] >= (j * block + at)[None]
+    same = cut.segment_JRX[i][:, :, None] == cut.segment_JRX[j][:, None]
+    branch_RQ, branch_RX = cut.branch_JRX[i][:, :, None], cut.branch_JRX[j][:, None]
+    mask_RQX = causal & same & ((branch_RQ == branch_RX) | (branch_RX == 0))
+    return score, jnp.tile(mask_RQX, (1, q.shape[-2] // block, 1))[:, None]
+
+
+def _first_blocks(segment_JRX: jax.Array) -> jax.Array:
+    """first_J: for each block of queries the first block of keys, in any row, that may hold a token it sees.
+
+    Blocks whose ranges of segments do not overlap see nothing of each other; [J, J] numbers tell, a row.
+    """
+    low_JR, high_JR = segment_JRX.min(axis=-1), segment_JRX.max(axis=-1)
+    meet_JJ = ((low_JR[:, None] <= high_JR[None]) & (low_JR[None] <= high_JR[:, None])).any(axis=-1)
+    return jnp.argmax(meet_JJ, axis=1).astype(jnp.int32)
+
+
+def _cut(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT) -> Blocks:
+    kv_heads = k_RTKC.shape[2]
+    k, v = (_cut_queries(block, x, kv_heads) for x in (k_RTKC, v_RTKC))
+    segment, branch = (_in_blocks(block, x, fill) for x, fill in ((segment_RT, OUTSIDE), (branch_RT, 0)))
+    return Blocks(_cut_queries(block, q_RTHC, kv_heads), k, v, segment, branch)
+
+
+def _in_blocks(block: int, x_RTx: jax.Array, fill: int) -> jax.Array:
+    """[R, T, ...] -> [J, R, X, ...], filled up."""
+    rows, length, *rest = x_RTx.shape
+    padding = [(0, 0), (0, -length % block)] + [(0, 0)] * len(rest)
+    return jnp.moveaxis(jnp.pad(x_RTx, padding, constant_values=fill).reshape(rows, -1, block, *rest), 1, 0)
+
+
+def _cut_queries(block: int, x_RTHC: jax.Array, kv_heads: int) -> jax.Array:
+    """[R, T, H, C] -> [J, R, K, H / K * X, C]."""
+    x_JRHXC = jnp.moveaxis(_in_blocks(block, x_RTHC, 0), 3, 2)
+    return x_JRHXC.reshape(*x_JRHXC.shape[:2], kv_heads, -1, x_JRHXC.shape[-1])
+
+
+def _join_queries(x_JRKYC: jax.Array, like_RTHC: jax.Array) -> jax.Array:
+    """The inverse of `_cut_queries`: [R, T, H, C]."""
+    blocks, rows = x_JRKYC.shape[:2]
+    length, heads = like_RTHC.shape[1:3]
+    return _join(x_JRKYC.reshape(blocks, rows, heads, -1, x_JRKYC.shape[-1]), length)
+
+
+def _join(x_JRHXC: jax.Array, length: int) -> jax.Array:
+    """[J, R, H, X, C] -> [R, T, H, C]."""
+    x = jnp.moveaxis(x_JRHXC, (1, 0, 3), (0, 1, 2))
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]

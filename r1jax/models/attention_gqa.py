@@ -1,0 +1,74 @@
+"""Grouped-query attention (arXiv 2305.13245), as Qwen2 (biases), Qwen3 (norms of queries and keys) and Llama 3 use it.
+
+A token leaves its rotated keys and its values in the cache, one after the other: 2 K C floats a layer.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from r1jax.config import PolicyConfig
+from r1jax.models.attention import DecodeStep, KeyValue, LayerCache, Rows, attend, attend_cached
+from r1jax.models.layers import RMSNorm, project, weight
+from r1jax.models.rope import rotary, score_scale
+from r1jax.types import Array
+
+
+class GroupedAttention(nn.Module):
+    """H query heads on K key-value heads of C channels each."""
+
+    config: PolicyConfig
+
+    def setup(self):
+        c = self.config
+        query, shared = (c.heads, c.head_dim), (c.kv_heads, c.head_dim)
+        self.q_DHC = weight(self, c, "q_DHC", (c.width, *query))
+        self.k_DKC = weight(self, c, "k_DKC", (c.width, *shared))
+        self.v_DKC = weight(self, c, "v_DKC", (c.width, *shared))
+        self.out_HCD = weight(self, c, "out_HCD", (*query, c.width))
+        if c.attention_bias:
+            self.q_bias_HC = self._bias("q_bias_HC", query)
+            self.k_bias_KC = self._bias("k_bias_KC", shared)
+            self.v_bias_KC = self._bias("v_bias_KC", shared)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(c), RMSNorm(c)
+
+    def _bias(self, name: str, shape: tuple[int, ...]) -> jax.Array:
+        dtype = jnp.dtype(self.config.param_dtype)
+        return self.param(name, nn.initializers.zeros, shape, dtype).astype(self.config.dtype)
+
+    def __call__(self, x: jax.Array, where: Rows | DecodeStep, cache: LayerCache | None) -> tuple[jax.Array, jax.Array]:
+        """Attention of rows x_RTD (cache None), or of new tokens x_BD against the cache.
+
+        Returns:
+          (output shaped as x, what the cache keeps of the tokens: kept_RTW or kept_BW, W = 2 K C)
+        """
+        if cache is None:
+            assert isinstance(where, Rows), "rows are attended to without a cache"
+            q, new = self._heads(x, where.position_RT)
+            mixed = attend(self.config, q, new, where)
+        else:
+            assert isinstance(where, DecodeStep), "a cache is read in decode steps"
+            q, new = self._heads(x, where.position_B)
+            prompt, own = self._read(cache.prompt_PSW), self._read(cache.own_BSW)
+            mixed = attend_cached(q, prompt, own, new, where)
+        kept = jnp.stack(new, axis=-3).reshape(*x.shape[:-1], -1)
+        return project(mixed, self.out_HCD, axes=2), kept
+
+    def _heads(self, x: jax.Array, position: Array) -> tuple[jax.Array, KeyValue]:
+        """(queries [..., H, C], rotated and scaled; keys, rotated, and values [..., K, C])."""
+        c = self.config
+        q, k, v = (project(x, w) for w in (self.q_DHC, self.k_DKC, self.v_DKC))
+        if c.attention_bias:
+            q, k, v = q + self.q_bias_HC, k + self.k_bias_KC, v + self.v_bias_KC
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = (rotary(heads, position[..., None], c) for heads in (q, k))
+        return q * score_scale(c, c.head_dim), KeyValue(k, v)
+
+    def _read(self, cache_XSW: jax.Array) -> KeyValue:
+        """Keys and values [..., S, K, C] of what was kept."""
+        kept = cache_XSW.reshape(*cache_XSW.shape[:-1], 2, self.config.kv_heads, self.config.head_dim)
+        return KeyValue(kept[..., 0, :, :], kept[..., 1, :, :])
