@@ -119,6 +119,7 @@ def zero() -> ConfigDict:
             },
             grpo=dict(
                 advantage_scale="std",
+                aggregation="sum_then_normalize",
                 clip_low=0.2,
                 clip_high=0.2,
                 kl_coef=0.001,

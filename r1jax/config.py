@@ -221,6 +221,7 @@ class GrpoConfig:
     """The objective's options; the formulas stand in `losses/policy_gradient.py`."""
 
     advantage_scale: str  # std | none | batch
+    aggregation: str  # sum_then_normalize | normalize_then_sum: each reward against its own group (GDPO)
     clip_low: float
     clip_high: float
     kl_coef: float
@@ -233,6 +234,7 @@ class GrpoConfig:
 
     def __post_init__(self):
         _one_of("grpo.advantage_scale", self.advantage_scale, ("std", "none", "batch"))
+        _one_of("grpo.aggregation", self.aggregation, ("sum_then_normalize", "normalize_then_sum"))
         _one_of("grpo.kl_estimator", self.kl_estimator, ("k3", "k2", "k1"))
         _one_of("grpo.reduction", self.reduction, ("sequence", "token", "constant"))
         _one_of("grpo.importance", self.importance, ("token", "sequence", "sequence_mean"))
@@ -323,9 +325,15 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RewardSpec:
+    """One reward. The keys below the first two may be left out: they restrict, and an absent one restricts nothing."""
+
     fn: str  # "package.module:function"
     weight: float
-    kwargs: dict[str, Any]
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tasks: list[str] = dataclasses.field(default_factory=list)  # those it applies to, '*' for any text; empty: all
+    start: int = 1  # the first step at which it counts
+    stop: int = 0  # the last one; 0: it goes on to the end
+    process: bool = False  # call it in a process of its own, which is killed when it hangs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -461,10 +469,11 @@ def _build(kind: type, tree: Any, path: str) -> Any:
             near = difflib.get_close_matches(str(key), list(hints), 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {_keys(kind)}"
             raise ValueError(f"{path}.{key} is not a key of this section; {hint}")
-    missing = [key for key in hints if key not in tree]
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [key for key in required if key not in tree]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; every key must be given (no hidden defaults)")
-    return kind(**{key: _value(hint, tree[key], f"{path}.{key}") for key, hint in hints.items()})
+    return kind(**{key: _value(hint, tree[key], f"{path}.{key}") for key, hint in hints.items() if key in tree})
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.rewards.answers import COUNTS, accuracy, check_gold
+from r1jax.rewards.answers import COUNTS, accuracy, check_accuracy, check_gold
 from r1jax.rewards.numbers import canonical, number, words
 from r1jax.rewards.workers import WorkerPool
 
@@ -155,11 +155,18 @@ def test_counts_tell_apart_what_happened(pool):
     assert counts == {"graded": 2.0, "not_parsed": 2.0, "timed_out": 1.0, "crashed": 0.0}
 
 
-def test_gold_that_cannot_be_parsed_is_reported_and_needs_the_same_spelling(pool):
+def test_gold_that_cannot_be_read_is_reported_and_never_scored(pool):
     golds = ["14", "\\frac{1}{", "", "x" * 600, "\\text{east}", "\\sqrt{2}", "}{", "countdown's own affair ]["]
     tasks = ["t"] * 7 + ["reasoning_gym:countdown"]
     assert check_gold(golds, tasks, pool) == [1, 2, 3, 6]
-    assert grade(["\\frac{1}{", "\\frac{1}{", "}{"], ["\\frac{1}{", "1", "2"], pool) == [1.0, 0.0, 0.0]
+    assert grade(golds[:4], golds[:4], pool) == [1.0, 0.0, 0.0, 0.0]
+    warning = check_accuracy(golds, tasks, "answer", pool)
+    assert len(warning) == 1 and "4 of 8" in warning[0] and "record 1, '\\\\frac{1}{'" in warning[0]
+    assert check_accuracy(["14", "\\text{10:30 AM}", "May 3, 2021", "北京"], ["t"] * 4, "answer", pool) == []
+    with pytest.raises(ValueError, match=r"extraction is 'bxed'.*did you mean 'boxed'"):
+        check_accuracy(["14"], ["t"], "bxed", pool)
+    with pytest.raises(ValueError, match=r"no form for the task 't'"):
+        check_accuracy(["14"], ["t"], {"gsm8k": "hashes"}, pool)
 
 
 def test_reasoning_gym_scorers(pool):
@@ -195,4 +202,4 @@ def test_readings_by_hand():
     assert number("1 4/5").value * 5 == 9 and number("28/2").unevaluated and not number("7/2").unevaluated
     assert number("$5").unit == number("5 dollars").unit == "dollar" and number("5 or 6") is None
     assert canonical("$\\boxed{\\dfrac{1}{2}}$.") == "\\frac{1}{2}"
-    assert words("\\text{(C)}") == words("C") == "c" and words("xy") is None and words("2 cats") is None
+    assert words("\\text{(C)}") == words("C") == "c" and words("xy") is None and words("2xyz") is None and words("5 and 7") is None

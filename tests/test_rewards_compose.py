@@ -83,7 +83,7 @@ def test_worked_example():
     ]
     columns = {"answer": ["14"] * 4, "task": ["arithmetic"] * 4}
     with load_rewards(R1_ZERO, GRADING) as rewards:
-        rewards.check(columns)
+        assert rewards.check(columns) == []
         batch = rewards(["What is 2 + 3 * 4?"] * 4, completions, columns, [[1]] * 4)
     assert batch.by_name["accuracy"].tolist() == [0, 1, 1, 0]
     assert batch.by_name["format"].tolist() == [1, 1, 0, 1]
@@ -200,13 +200,13 @@ def test_other_bad_configs_fail_at_start(mine):
 def test_check_names_the_missing_column(mine):
     with load_rewards({"x": RewardSpec("my_rewards:needs", 1.0, {})}, GRADING) as rewards:
         with pytest.raises(ValueError, match=r"rewards\.x\.fn requires the parameter 'no_such_column'"):
-            rewards.check(["answer", "task"])
-        rewards.check(["no_such_column"])
+            rewards.check(dict(answer=["1"], task=["t"]))
+        rewards.check(dict(no_such_column=["1"], task=["t"]))
     for spec in (RewardSpec("my_rewards:served", 1.0, {}), RewardSpec("my_rewards:length", 1.0, {"target": 1})):
         with load_rewards({"x": spec}, GRADING) as rewards:
-            rewards.check([])
+            rewards.check(dict(task=["t"]))
     with load_rewards(R1_ZERO, GRADING) as rewards, pytest.raises(ValueError, match="'answer'"):
-        rewards.check(["task"])
+        rewards.check(dict(task=["t"]))
 
 
 def test_bad_batches(mine):

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from r1jax.rewards.format import extract_answer, think_answer
+from r1jax.rewards.extraction import answer_block
+from r1jax.rewards.format import think_answer
 
 GOOD = "<think> 3*4=12 </think> <answer> 14 </answer>"
 
@@ -62,7 +63,7 @@ def test_form(completion):
 
 @pytest.mark.parametrize("completion", ANSWERS)
 def test_extraction(completion):
-    assert extract_answer(completion) == ANSWERS[completion]
+    assert answer_block(completion) == ANSWERS[completion]
 
 
 def test_megabytes_take_linear_time():
@@ -70,6 +71,6 @@ def test_megabytes_take_linear_time():
     hostile += ["<think>a</think>" * 200_000 + "<answer>1</answer>", " " * 4_000_000, "\0" * 1_000_000]
     start = time.monotonic()
     assert think_answer(hostile) == [0.0] * len(hostile)
-    extracted = [extract_answer(text) for text in hostile]
+    extracted = [answer_block(text) for text in hostile]
     assert time.monotonic() - start < 2
     assert [e is None for e in extracted] == [True, True, True, False, True, True]

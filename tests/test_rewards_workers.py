@@ -80,7 +80,8 @@ def test_each_misbehaviour_hurts_only_its_own_call():
 def test_workers_do_not_import_jax():
     with WorkerPool(1, 30, 2048) as pool:
         for module in ("r1jax.rewards.answers", "r1jax.rewards.equivalence"):
-            pool.map(f"{module}:{'canonical' if module.endswith('answers') else 'parses'}", [("1",)])
+            calls = [("1",)] if module.endswith("answers") else [("1", "1")]
+            pool.map(f"{module}:{'canonical' if module.endswith('answers') else 'same'}", calls)
         loaded = pool.map("pool_graders:imports", [("jax",), ("flax",), ("sympy",)])
     assert [o.value for o in loaded] == [False, False, True]
 

@@ -24,6 +24,7 @@ BATCH = BatchConfig(row_length=LENGTH, rows=ROWS, micro_rows=ROWS, logit_chunk=1
 ROUTER = RouterConfig(bias_rate=0.01, balance_coef=0.05)
 GRPO = GrpoConfig(
     advantage_scale="std",
+    aggregation="sum_then_normalize",
     clip_low=0.2,
     clip_high=0.3,
     kl_coef=0.1,

@@ -1,8 +1,9 @@
-"""Accuracy: is the content of the answer block the gold answer?
+"""Accuracy: is a completion's answer the gold answer?
 
 Three kinds of gold answer, each compared in its own way: a number exactly, as a fraction, here; words by
 spelling, here; anything else symbolically by math-verify, in worker processes. A gold answer that is none of
-these is compared by spelling only. Tasks of reasoning-gym are scored by their own scorers, in workers too.
+these cannot be read: it is reported before the run, and scores 0 whatever the completion. Tasks of reasoning-gym
+are scored by their own scorers, in workers too.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from r1jax.rewards.format import extract_answer
+from r1jax.rewards.extraction import extractor
 from r1jax.rewards.numbers import Number, canonical, number, same_number, words
 from r1jax.rewards.workers import Outcome, WorkerPool
 
@@ -22,10 +23,10 @@ MAX_ANSWER = 512  # characters of a gold or candidate answer; longer ones are no
 MAX_PROCEDURAL_ANSWER = 8192  # reasoning-gym has answers that are grids
 COMPARISON_TIMEOUT_S = 5.0  # of one comparison in a worker
 COMPARISON_MEMORY_MIB = 2048  # of one worker
+MAX_SHOWN = 80  # characters of an answer, in a warning
 PROCEDURAL = "reasoning_gym:"
 
 SAME = "r1jax.rewards.equivalence:same"
-PARSES = "r1jax.rewards.equivalence:parses"
 SCORE = "r1jax.rewards.procedural:score"
 
 MAX_NESTING = 16  # brackets within brackets; the parser's time is exponential in it
@@ -48,12 +49,13 @@ def accuracy(
     answer: Sequence[str],
     task: Sequence[str],
     metadata: Sequence[str | None] | None = None,
+    extraction: str | Mapping[str, str] = "answer",
     pool: WorkerPool | None = None,
     report: Callable[[str, float], None] | None = None,
     budget_s: float = math.inf,
     **columns: Any,
 ) -> list[float]:
-    """1.0 where the answer block holds the gold answer, else 0.0; reasoning-gym tasks may score in between.
+    """1.0 where a completion's answer is the gold answer, else 0.0; reasoning-gym tasks may score in between.
 
     Where the gold answer is a number the candidate must be written as one: an expression that merely
     evaluates to it, such as the question repeated, is not an answer.
@@ -64,14 +66,18 @@ def accuracy(
       answer: B gold answers.
       task: B task names; 'reasoning_gym:NAME' picks that task's own scorer.
       metadata: B dataset entries as JSON; needed by reasoning-gym tasks.
+      extraction: where the answer stands: 'answer' (block), 'boxed', 'hashes' or 'last_line', see `extraction.py`;
+        or a table by task, such as {'gsm8k': 'hashes', '*': 'boxed'}.
       pool: workers to grade in; without one, a pool is made for this call.
-      report: told how many completions were graded, not_parsed (no single answer block, or its content is
-        not read as mathematics), timed_out and crashed.
+      report: told how many completions were graded, not_parsed (no single answer, or one, or a gold answer, that
+        is not read as mathematics), timed_out and crashed.
       budget_s: seconds for all the comparisons together.
       **columns: the examples' other fields; not used.
     """
     entries = metadata if metadata is not None else [None] * len(completions)
-    verdicts = [_verdict(*row) for row in zip(completions, answer, task, entries, strict=True)]
+    extract = extractor(extraction, "accuracy's extraction")
+    candidates = [extract(*row) for row in zip(completions, task, strict=True)]
+    verdicts = [_verdict(*row) for row in zip(candidates, answer, task, entries, strict=True)]
     open_ones = list(dict.fromkeys(v for v in verdicts if isinstance(v, Comparison)))
     outcomes = _in_workers(open_ones, pool, budget_s)
     counts = Counter(dict.fromkeys(COUNTS, 0))
@@ -86,13 +92,33 @@ def accuracy(
     return scores
 
 
+def check_accuracy(
+    answer: Sequence[str],
+    task: Sequence[str],
+    extraction: str | Mapping[str, str] = "answer",
+    pool: WorkerPool | None = None,
+) -> list[str]:
+    """Before a run: warns of gold answers that cannot be read, and refuses a form of answer that is not known."""
+    extract = extractor(extraction, "accuracy's extraction")
+    for name in dict.fromkeys(task):
+        extract("", name)
+    unread = check_gold(answer, task, pool)
+    if not unread:
+        return []
+    first = answer[unread[0]][:MAX_SHOWN]
+    return [
+        f"{len(unread)} of {len(answer)} gold answers cannot be read, so that no completion of theirs can score; the "
+        f"first is record {unread[0]}, {first!r}: mend or drop them, or give their task another reward"
+    ]
+
+
 def check_gold(answers: Sequence[str], tasks: Sequence[str], pool: WorkerPool | None = None) -> list[int]:
-    """Indices of the gold answers that cannot be parsed, and are hence compared by spelling only.
+    """Indices of the gold answers that cannot be read, or are not equal to themselves.
 
     Answers of reasoning-gym tasks are their own scorers' affair, and pass.
     """
     kinds = [_gold_kind(a) if not t.startswith(PROCEDURAL) else "number" for a, t in zip(answers, tasks, strict=True)]
-    doubtful = {i: Comparison(PARSES, (canonical(answers[i]),)) for i, kind in enumerate(kinds) if kind == "symbolic"}
+    doubtful = {i: Comparison(SAME, (canonical(answers[i]),) * 2) for i, kind in enumerate(kinds) if kind == "symbolic"}
     outcomes = _in_workers(list(dict.fromkeys(doubtful.values())), pool, math.inf)
     return [
         i
@@ -101,9 +127,8 @@ def check_gold(answers: Sequence[str], tasks: Sequence[str], pool: WorkerPool | 
     ]
 
 
-def _verdict(completion: str, gold: str, task: str, entry: str | None) -> bool | Comparison | None:
+def _verdict(candidate: str | None, gold: str, task: str, entry: str | None) -> bool | Comparison | None:
     """Right, wrong, not parsed (None), or a comparison for a worker to make."""
-    candidate = extract_answer(completion)
     if candidate is None:
         return None
     if task.startswith(PROCEDURAL):
@@ -127,17 +152,15 @@ def _procedural(candidate: str, name: str, entry: str | None) -> Comparison | No
 def _compare(gold: str, candidate: str) -> bool | Comparison | None:
     kind = _gold_kind(gold)
     left, right = canonical(gold), canonical(candidate, drop_name="=" not in gold)
-    if not left or not right:
+    if kind == "unreadable" or not left or not right:
         return None
-    if left == right:
+    if left == right and kind != "symbolic":  # those may be spelled alike and mean nothing
         return True
     if kind == "number":
         value = number(right)
         return None if value is None else same_number(_number(left), value)
     if kind == "words":
         return words(left) == words(right)
-    if kind == "unreadable":
-        return False
     return Comparison(SAME, (left, right)) if _presentable(left, right) else None
 
 

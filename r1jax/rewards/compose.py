@@ -1,36 +1,28 @@
-"""Reward functions by import path, weighed and summed, none of which can stop or poison a run.
+"""Reward functions weighed and summed, none of which can stop or poison a run.
 
-A function has the signature that TRL users know: called by keyword with `prompts`, `completions`,
-`completion_ids` and the examples' columns, as far as it names them (all of them if it takes `**kwargs`); it
-returns a number for each completion, or None for 'not mine'; it may be async. Besides, one that names them
-receives `pool` (a `WorkerPool`), `report` (a callable `(name, value)` that adds a metric) and `budget_s`.
+How a function is written is told in `functions.py`, how its call is guarded in `calls.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import difflib
-import importlib
-import inspect
+import contextlib
 import logging
 import math
-import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from r1jax.config import RewardsConfig, RewardSpec
 from r1jax.rewards.answers import COMPARISON_MEMORY_MIB, COMPARISON_TIMEOUT_S
+from r1jax.rewards.calls import FAILURES, Call
+from r1jax.rewards.functions import Reward, ServiceMakers, hint, load_function
 from r1jax.rewards.workers import WorkerPool
 
-BATCH_ARGUMENTS = ("prompts", "completions", "completion_ids")
-SERVICE_ARGUMENTS = ("pool", "report", "budget_s")
 BUDGET_SHARE = 0.8  # of the time limit, for what a function does in the pool, so that it can still return
+PROCESS_MEMORY_MIB = 16_384  # address space of a reward's own process; libraries reserve far more than they use
 LOGGED_CHARACTERS = 300
+IMPORTS = "r1jax.rewards.worker_process:imports"
 
 log = logging.getLogger(__name__)
 
@@ -40,44 +32,121 @@ class RewardBatch(NamedTuple):
 
     total_B: np.ndarray  # float32, the weighted sum
     by_name: dict[str, np.ndarray]  # float32 [B] each, unweighted; 0 where the function said 'not mine'
-    mine: dict[str, np.ndarray]  # bool [B] each; False where the function said 'not mine'
+    mine: dict[str, np.ndarray]  # bool [B] each; False where it was not asked or said 'not mine'
+    weights: dict[str, float]
     metrics: dict[str, float]
+    seconds: float  # of the slowest function
 
 
-class _Reward(NamedTuple):
-    name: str
-    function: Callable[..., Any]
-    weight: float
-    kwargs: dict[str, Any]
-    named: tuple[str, ...]  # parameters it names
-    required: tuple[str, ...]  # of those, without a default
-    takes_all: bool
+class Pending:
+    """Calls under way on one batch; made by `Rewards.start`."""
+
+    def __init__(self, calls: Sequence[Call], completions: Sequence[str], grading: RewardsConfig):
+        self._calls, self._completions, self._grading = calls, completions, grading
+
+    def result(self) -> RewardBatch:
+        """Waits for every call, at most for the time limit; logs failures."""
+        n = len(self._completions)
+        total_B = np.zeros(n, np.float32)
+        by_name: dict[str, np.ndarray] = {}
+        mine: dict[str, np.ndarray] = {}
+        metrics: dict[str, float] = {}
+        weights = {call.reward.name: call.reward.spec.weight for call in self._calls}
+        for call in self._calls:
+            name = call.reward.name
+            by_name[name], mine[name] = self._finish(call, metrics)
+            total_B += np.float32(weights[name]) * by_name[name]
+        scored_B = np.any(list(mine.values()), axis=0) if mine else np.zeros(n, bool)
+        metrics |= {
+            "reward/mean": float(total_B.mean()),
+            "reward/std": float(total_B.std()),
+            "reward/frac_unscored": float(1.0 - scored_B.mean()),
+        }
+        seconds = max((call.seconds for call in self._calls), default=0.0)
+        return RewardBatch(total_B, by_name, mine, weights, metrics, seconds)
+
+    def _finish(self, call: Call, metrics: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """A call's rewards and which completions it took as its own; adds its metrics, logs its failures."""
+        call.wait()
+        name, on_error = call.reward.name, self._grading.on_error
+        values, failures = call.values(on_error)
+        counts = dict.fromkeys(FAILURES, 0)
+        for kind, rows, why in failures:
+            counts[kind] = len(rows)
+            first = self._completions[call.rows[rows[0]]][:LOGGED_CHARACTERS]
+            log.warning(
+                "config.rewards.%s.fn: %s: %s; %d of %d completions scored %g; the first: %r",
+                name, kind, why, len(rows), len(values), on_error, first,
+            )  # fmt: skip
+        metrics |= {f"reward/{name}/{kind}": float(count) for kind, count in counts.items()}
+        metrics |= {f"reward/{name}/{key}": value for key, value in call.reported.items()}
+        metrics[f"time/reward/{name}_s"] = call.seconds
+        mine_B, reward_B = np.zeros(len(self._completions), bool), np.zeros(len(self._completions), np.float32)
+        mine_B[call.rows] = [value is not None for value in values]
+        reward_B[call.rows] = [0.0 if value is None else value for value in values]
+        if mine_B.any():
+            metrics[f"reward/{name}/mean"] = float(reward_B[mine_B].mean())
+        return reward_B, mine_B
 
 
 class Rewards:
     """Reward functions with their weights; made by `load_rewards`. Close it to end the grading processes.
 
     A function that exceeds `grading.timeout_s` is abandoned: a thread cannot be killed, so it may go on
-    using the processor, and the function is not called again until it has returned. What may hang on
-    untrusted text should therefore run in the pool, whose processes can be killed.
+    using the processor, and the function is not called again until it has returned. What may hang or die on
+    untrusted text should therefore run in the pool, or whole in a process of its own (`process` in its
+    spec); both can be killed.
     """
 
-    def __init__(self, rewards: Sequence[_Reward], grading: RewardsConfig):
+    def __init__(self, rewards: Sequence[Reward], grading: RewardsConfig):
         self._rewards, self._grading = tuple(rewards), grading
-        self.pool = WorkerPool(grading.workers, min(COMPARISON_TIMEOUT_S, grading.timeout_s), COMPARISON_MEMORY_MIB)
-        self._abandoned: dict[str, threading.Thread] = {}
+        self._closing = contextlib.ExitStack()
+        limit_s = min(COMPARISON_TIMEOUT_S, grading.timeout_s)
+        self.pool = self._closing.enter_context(WorkerPool(grading.workers, limit_s, COMPARISON_MEMORY_MIB))
+        self._processes = {
+            reward.name: self._closing.enter_context(WorkerPool(1, grading.timeout_s, PROCESS_MEMORY_MIB))
+            for reward in self._rewards
+            if reward.spec.process
+        }
+        self._running: dict[str, Call] = {}  # of each reward, the last call
+        try:
+            for name, process in self._processes.items():
+                _import_there(name, next(r.spec.fn for r in self._rewards if r.name == name), process)
+        except Exception:
+            self.close()
+            raise
 
-    def check(self, columns: Iterable[str]) -> None:
-        """Raise ValueError if a function requires a parameter that neither columns nor its kwargs supply."""
-        known = {*BATCH_ARGUMENTS, *columns}
+    def check(self, columns: Mapping[str, Sequence[Any]]) -> list[str]:
+        """What the functions have to say of a source's records before the run.
+
+        Args:
+          columns: the records' fields, 'task' among them; a value for each record.
+
+        Returns:
+          warnings.
+
+        Raises:
+          ValueError: a function lacks a parameter, or refuses the records or this machine.
+        """
+        tasks = set(columns["task"])
+        warnings = []
         for reward in self._rewards:
-            for parameter in reward.required:
-                if parameter not in known and parameter not in SERVICE_ARGUMENTS and parameter not in reward.kwargs:
-                    raise ValueError(
-                        f"config.rewards.{reward.name}.fn requires the parameter {parameter!r}, which no column "
-                        f"supplies; expected one of {', '.join(sorted(known))}{_hint(parameter, known)}; "
-                        f"add the column to the task's records, or config.rewards.{reward.name}.kwargs.{parameter}"
-                    )
+            if any(map(reward.applies, tasks)):
+                reward.check_columns(columns)
+                warnings += reward.warnings(columns, self.pool)
+        return warnings
+
+    def check_routes(self, tasks: Iterable[str]) -> list[str]:
+        """Warns of tasks that no reward applies to. Raises ValueError for a pattern that fits no task."""
+        tasks = sorted(set(tasks))
+        for reward in self._rewards:
+            if not any(map(reward.applies, tasks)):
+                raise ValueError(
+                    f"config.rewards.{reward.name}.tasks is {list(reward.spec.tasks)}, which fits none of the run's "
+                    f"tasks; expected one of {', '.join(tasks)}{hint(reward.spec.tasks[0], tasks)}"
+                )
+        lost = [task for task in tasks if not any(reward.applies(task) for reward in self._rewards)]
+        return [f"no reward applies to the task {task!r}: its completions score 0 and teach nothing" for task in lost]
 
     def __call__(
         self,
@@ -86,11 +155,23 @@ class Rewards:
         columns: Mapping[str, Sequence[Any]],
         completion_ids: Sequence[Any],
     ) -> RewardBatch:
-        """Score B completions with every function, all at the same time.
+        """Score B completions with every function, whatever its schedule: `start` outside of training, and wait."""
+        return self.start(prompts, completions, columns, completion_ids, None).result()
+
+    def start(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        completion_ids: Sequence[Any],
+        step: int | None,
+    ) -> Pending:
+        """Begin to score B completions with the functions that are on at the step, all at the same time.
 
         Args:
           prompts, completions, completion_ids: B of each.
-          columns: the examples' other fields, B values each.
+          columns: the examples' other fields, B values each; 'task' where a reward applies to some tasks only.
+          step: of the training, from 1; None outside of one, where every function is on.
 
         Raises:
           ValueError: the batch is empty or a column has another length.
@@ -102,22 +183,16 @@ class Rewards:
                     f"rewards got {len(values)} of {name!r} for {len(completions)} completions; "
                     "expected one for each of at least one completion"
                 )
-        calls = [self._start(reward, batch) for reward in self._rewards]
-        deadline = time.monotonic() + self._grading.timeout_s
-        by_name: dict[str, np.ndarray] = {}
-        mine: dict[str, np.ndarray] = {}
-        metrics: dict[str, float] = {}
-        total_B = np.zeros(len(completions), np.float32)
-        for call in calls:
-            name = call.reward.name
-            by_name[name], mine[name] = self._finish(call, completions, deadline, metrics)
-            total_B += np.float32(call.reward.weight) * by_name[name]
-        metrics |= {"reward/mean": float(total_B.mean()), "reward/std": float(total_B.std())}
-        return RewardBatch(total_B, by_name, mine, metrics)
+        calls = []
+        for reward in self._rewards:
+            rows = [i for i in range(len(completions)) if not reward.spec.tasks or reward.applies(columns["task"][i])]
+            if rows and reward.is_on(step):
+                calls.append(self._start(reward, rows, batch))
+        return Pending(calls, completions, self._grading)
 
     def close(self) -> None:
         """End the grading processes."""
-        self.pool.close()
+        self._closing.close()
 
     def __enter__(self) -> Rewards:
         return self
@@ -125,110 +200,42 @@ class Rewards:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _start(self, reward: _Reward, batch: Mapping[str, Any]) -> _Call:
-        """Call the function in a thread of its own, unless an abandoned call of it still runs."""
-        call = _Call(reward)
-        abandoned = self._abandoned.pop(reward.name, None)
-        if abandoned is not None and abandoned.is_alive():
-            self._abandoned[reward.name] = call.thread = abandoned
-            return call
-        services = {
-            "pool": self.pool,
-            "report": call.report,
-            "budget_s": BUDGET_SHARE * self._grading.timeout_s,
-        }
+    def _start(self, reward: Reward, rows: list[int], batch: Mapping[str, Sequence[Any]]) -> Call:
+        """Call the function with its rows of the batch, unless a call of it still runs: that one is waited for."""
+        process = self._processes.get(reward.name)
         # Copies, so that a function that changes its lists changes nobody else's.
-        chosen = {k: list(v) for k, v in batch.items() if reward.takes_all or k in reward.named}
-        arguments = {**chosen, **{k: v for k, v in services.items() if k in reward.named}, **reward.kwargs}
-        call.thread = threading.Thread(
-            target=call.run, args=(arguments,), name=f"r1jax-reward-{reward.name}", daemon=True
+        own = reward.parameters.choose({key: [values[i] for i in rows] for key, values in batch.items()})
+        if process is None:
+            offered = {"pool": self.pool, "budget_s": BUDGET_SHARE * self._grading.timeout_s, **reward.services}
+            own |= {key: value for key, value in offered.items() if key in reward.parameters.named}
+        call = Call(reward, rows, own | reward.spec.kwargs, process, self._grading.timeout_s)
+        before = self._running.get(reward.name)
+        if before is not None and before.thread.is_alive():
+            return call.give_up("its call of an earlier batch still runs")
+        self._running[reward.name] = call
+        return call.start()
+
+
+def _import_there(name: str, path: str, process: WorkerPool) -> None:
+    """Start the process and import the function in it, so that no call has to wait for that."""
+    outcome = process.map(IMPORTS, [(path,)])[0]
+    if outcome.status != "ok":
+        raise ValueError(
+            f"config.rewards.{name}.fn is {path!r}, which cannot be imported in a process of its own: "
+            f"{outcome.message or outcome.status}; mend the module, or drop config.rewards.{name}.process"
         )
-        call.thread.start()
-        return call
-
-    def _finish(
-        self, call: _Call, completions: Sequence[str], deadline: float, metrics: dict[str, float]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A call's rewards and which completions it took as its own; adds its metrics, logs its failures."""
-        call.thread.join(max(0.0, deadline - time.monotonic()))
-        name, on_error = call.reward.name, self._grading.on_error
-        values, failures = self._values(call, completions)
-        for kind, (count, first, why) in failures.items():
-            log.warning(
-                "config.rewards.%s.fn: %s; %d of %d completions scored %g; the first: %r",
-                name, why, count, len(completions), on_error, completions[first][:LOGGED_CHARACTERS],
-            )  # fmt: skip
-            metrics[f"reward/{name}/{kind}"] = float(count)
-        for kind in ("errors", "timeouts", "not_finite"):
-            metrics.setdefault(f"reward/{name}/{kind}", 0.0)
-        for key, value in call.reported.items():
-            metrics[f"reward/{name}/{key}"] = value
-        mine_B = np.array([value is not None for value in values])
-        reward_B = np.array([0.0 if value is None else value for value in values], np.float32)
-        if mine_B.any():
-            metrics[f"reward/{name}/mean"] = float(reward_B[mine_B].mean())
-        return reward_B, mine_B
-
-    def _values(
-        self, call: _Call, completions: Sequence[str]
-    ) -> tuple[list[float | None], dict[str, tuple[int, int, str]]]:
-        """Finite numbers or None, and by kind of failure: how many, the first's index, and why."""
-        n, on_error = len(completions), self._grading.on_error
-        if not call.done.is_set():
-            self._abandoned[call.reward.name] = call.thread
-            return [on_error] * n, {"timeouts": (n, 0, f"no result within {self._grading.timeout_s:g} s")}
-        try:
-            if call.error is not None:
-                raise call.error
-            returned = list(call.returned)
-            if len(returned) != n:
-                raise ValueError(f"returned {len(returned)} values for {n} completions")
-            values = [None if value is None else float(value) for value in returned]
-        except Exception as error:  # whatever a user's function raises or returns
-            return [on_error] * n, {"errors": (n, 0, f"{type(error).__name__}: {error}")}
-        # Past float32 a reward would be infinite once stored.
-        bad = [i for i, v in enumerate(values) if v is not None and not abs(v) <= float(np.finfo(np.float32).max)]
-        if not bad:
-            return values, {}
-        why = f"returned {values[bad[0]]}"
-        for i in bad:
-            values[i] = on_error
-        return values, {"not_finite": (len(bad), bad[0], why)}
 
 
-class _Call:
-    """One function's work on one batch."""
-
-    def __init__(self, reward: _Reward):
-        self.reward = reward
-        self.done = threading.Event()
-        self.returned: Any = None
-        self.error: BaseException | None = None
-        self.reported: dict[str, float] = {}
-        self.thread: threading.Thread
-
-    def report(self, name: str, value: float) -> None:
-        self.reported[name] = float(value)
-
-    def run(self, arguments: dict[str, Any]) -> None:
-        try:
-            result = self.reward.function(**arguments)
-            self.returned = asyncio.run(_wait_for(result)) if inspect.isawaitable(result) else result
-        except BaseException as error:  # SystemExit as well: the run goes on
-            self.error = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
-        self.done.set()
-
-
-async def _wait_for(awaitable: Any) -> Any:
-    return await awaitable
-
-
-def load_rewards(specs: Mapping[str, RewardSpec], grading: RewardsConfig) -> Rewards:
+def load_rewards(
+    specs: Mapping[str, RewardSpec], grading: RewardsConfig, services: ServiceMakers | None = None
+) -> Rewards:
     """The functions that a config names, imported and checked.
 
     Args:
       specs: by name; `fn` is 'package.module:function', the working directory included.
       grading: time limit, score on error, number of grading processes.
+      services: what the stage offers to functions, by the parameter's name: called once with the kwargs of each
+        reward whose function names that parameter, it makes what the function then gets.
 
     Raises:
       ValueError: nothing is named, a path does not import, or a weight, limit or kwarg is wrong.
@@ -241,65 +248,4 @@ def load_rewards(specs: Mapping[str, RewardSpec], grading: RewardsConfig) -> Rew
             raise ValueError(f"config.grading.{field} is {value}; expected a positive, finite number")
     if not math.isfinite(grading.on_error):
         raise ValueError(f"config.grading.on_error is {grading.on_error}; expected a finite number, such as 0.0")
-    return Rewards([_load(name, spec) for name, spec in specs.items()], grading)
-
-
-def _load(name: str, spec: RewardSpec) -> _Reward:
-    if not math.isfinite(spec.weight):
-        raise ValueError(f"config.rewards.{name}.weight is {spec.weight}; expected a finite number")
-    function = _import(f"config.rewards.{name}.fn", spec.fn)
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # a builtin without a signature takes what it is given
-        return _Reward(name, function, spec.weight, dict(spec.kwargs), (), (), True)
-    by_keyword = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
-    if positional:
-        raise ValueError(
-            f"config.rewards.{name}.fn is {spec.fn!r}, whose parameter {positional[0]!r} is positional-only; "
-            "rewards are called by keyword; drop the '/' from its signature"
-        )
-    named = tuple(p.name for p in by_keyword)
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for key in spec.kwargs:
-        if key not in named and not takes_all:
-            raise ValueError(
-                f"config.rewards.{name}.kwargs.{key} is not a parameter of {spec.fn!r}; "
-                f"expected one of {', '.join(named)}{_hint(key, named)}"
-            )
-    required = tuple(p.name for p in by_keyword if p.default is p.empty)
-    return _Reward(name, function, spec.weight, dict(spec.kwargs), named, required, takes_all)
-
-
-def _import(field: str, path: str) -> Callable[..., Any]:
-    module_name, colon, attribute = path.partition(":")
-    if not (module_name and colon and attribute):
-        raise ValueError(f"{field} is {path!r}; expected 'package.module:function'")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # a researcher's my_module.py lies where the run is started
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{field} is {path!r}, but there is no module {error.name!r}; "
-            f"install it, or put {error.name}.py in {os.getcwd()}"
-        ) from error
-    except Exception as error:  # whatever a user's module raises as it is imported
-        raise ValueError(
-            f"{field} is {path!r}, but importing {module_name!r} raised {type(error).__name__}: {error}; fix the module"
-        ) from error
-    function = getattr(module, attribute, None)
-    names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-    if not hasattr(module, attribute):
-        raise ValueError(
-            f"{field} is {path!r}, but {module_name} has no {attribute!r}{_hint(attribute, names)}; "
-            f"it has {', '.join(names) or 'no functions'}"
-        )
-    if not callable(function):
-        raise ValueError(f"{field} is {path!r}, a {type(function).__name__}; expected a function, such as {names}")
-    return function
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return Rewards([load_function(name, spec, services or {}) for name, spec in specs.items()], grading)

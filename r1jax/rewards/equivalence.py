@@ -16,14 +16,8 @@ RELATIVE_ERROR = 1e-6  # of a decimal that stands for an exact number
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
-def parses(text: str) -> bool:
-    """Whether math-verify reads the canonical LaTeX `text`, and finds it equal to itself."""
-    expression = _expression(text)
-    return bool(expression) and bool(verify(expression, expression, timeout_seconds=None))
-
-
 def same(gold: str, candidate: str) -> bool | None:
-    """Whether two canonical LaTeX texts are equal; None where the candidate cannot be parsed.
+    """Whether two canonical LaTeX texts are equal; None where one of them cannot be parsed.
 
     Stricter than math-verify alone in two places where it is lenient: a point or an interval is not a bare
     list ('(1,2)' against '2,1'), and numbers agree relatively, not to six decimals ('7e-7' against '8e-7').

@@ -207,24 +207,30 @@ def same_number(gold: Number, candidate: Number) -> bool:
 
 
 _WORDS = re.compile(r"[^\W\d_][^\W\d_'’\-,. ]*(?:[ '’\-,.]+[^\W\d_]+)*")
+_PHRASE = re.compile(r"[\w'’\-,.:;!?&/ ]+")  # words with figures among them: a date, an address
+_WORD = re.compile(r"(?<![^ ])[^\W\d_]{3,}(?![\w/])")  # '2xyz' has none
 _CHOICE = re.compile(r"\(?([A-Z])[).]?")
 _MATHEMATICAL = frozenset(
     ["pi", "infty", "infinity", "inf", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt"]
 )
+_LAST_GREEK = "\u03ff"
 
 
 def words(text: str) -> str | None:
     r"""A canonical text as lower-case words or a choice's letter, or None where it is not plainly that.
 
-    \text{(C)}, (C) and C are one; \text{Evelyn} and evelyn too. Bare runs of one or two letters are taken
-    for variables, not words.
+    \text{(C)}, (C) and C are one; \text{Evelyn} and evelyn too. Bare runs of one or two Latin or Greek letters are
+    taken for variables, not words, and so are figures with 'and', 'or' or a function's name between them.
     """
     inner = _TEXT.sub(r"\1", text).strip()
     choice = _CHOICE.fullmatch(inner)
     if choice:
         return choice[1].lower()
-    if _WORDS.fullmatch(inner) is None or _MATHEMATICAL & set(inner.lower().split()):
+    parts = inner.lower().split()
+    if _WORDS.fullmatch(inner) is not None:
+        variables = inner == text and max(map(len, parts)) < 3 and max(inner) <= _LAST_GREEK
+        return None if variables or _MATHEMATICAL & set(parts) else " ".join(parts)
+    is_text = _TEXT.fullmatch(text) is not None or ("\\" not in text and _WORD.search(inner) is not None)
+    if not is_text or _PHRASE.fullmatch(inner) is None:
         return None
-    if inner == text and max(len(word) for word in inner.split()) < 3:
-        return None
-    return " ".join(inner.lower().split())
+    return None if (_MATHEMATICAL | _NOT_UNITS) & set(parts) else " ".join(parts)

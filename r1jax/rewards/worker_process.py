@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import json
 import os
 import resource
@@ -19,6 +21,26 @@ def resolve(path: str) -> Callable[..., Any]:
     if not callable(function):
         raise TypeError(f"{path} is a {type(function).__name__}, not a function")
     return function
+
+
+def call(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """What the function returns, awaited if it is async."""
+    result = function(**arguments)
+    return asyncio.run(_wait_for(result)) if inspect.isawaitable(result) else result
+
+
+async def _wait_for(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def call_reward(path: str, arguments: dict[str, Any]) -> list[float | None]:
+    """A reward function's values, as plain numbers."""
+    return [None if value is None else float(value) for value in call(resolve(path), arguments)]
+
+
+def imports(path: str) -> bool:
+    """True; raises where the path names no function."""
+    return callable(resolve(path))
 
 
 def serve() -> None:

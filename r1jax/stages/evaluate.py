@@ -15,7 +15,7 @@ from r1jax.data import tasks, templates
 from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.rewards.compose import Rewards, load_rewards
-from r1jax.rewards.format import extract_answer
+from r1jax.rewards.extraction import answer_block
 from r1jax.rollout.engine import Engine
 from r1jax.stages.inference import check_prompts, completion_text, encode_prompt, seeds
 from r1jax.types import PyTree
@@ -103,7 +103,7 @@ class Evaluator:
         )
 
     def _grade_batch(self, params: PyTree, records: list[dict], samples: int, batch: int, start: int) -> Graded:
-        prompts = [templates.render(self._template, r["question"]) for r in records]
+        prompts = [templates.render(self._template, r["question"], self._tokenizer) for r in records]
         tokens = [encode_prompt(self._tokenizer, prompt) for prompt in prompts]
         tokens += [tokens[0]] * (batch - len(tokens))  # the last batch keeps the shape of the others
         out = self._engine.generate(
@@ -125,7 +125,7 @@ class Evaluator:
             graded.by_name["accuracy"].reshape(shape),
             graded.by_name["format"].reshape(shape),
             out.length_B[:count].reshape(shape),
-            [[extract_answer(text) for text in group] for group in _groups(texts, samples)],
+            [[answer_block(text) for text in group] for group in _groups(texts, samples)],
         )
 
 

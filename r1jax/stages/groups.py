@@ -1,0 +1,146 @@
+"""One RL step's groups: sampled, rewarded, packed. Where text and arrays meet; `rl.py` has the loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from r1jax.config import RlStage
+from r1jax.data import templates
+from r1jax.data.packing import pack_groups, pad_rows
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.losses import decoupled_advantages, group_advantages
+from r1jax.rewards.compose import Pending, RewardBatch, Rewards
+from r1jax.rollout.engine import Engine
+from r1jax.stages.inference import completion_text, encode_prompt, seeds
+from r1jax.types import Array, Packed, PyTree, Rollouts
+
+ROLLOUT_SEEDS = 1  # purpose of these seeds, beside evaluation's
+
+
+class Sampled(NamedTuple):
+    """A rollout batch whose rewards are being computed."""
+
+    prompts: list[str]  # P
+    prompt_ids: list[list[int]]
+    texts: list[str]  # B
+    rollouts: Rollouts
+    grading: Pending
+    seconds: float  # of the rollout
+
+
+class Part(NamedTuple):
+    """A mini-batch's sequences, packed; all parts of a batch have one shape, so that one program serves them."""
+
+    those: slice  # of the B sequences
+    packed: Packed
+    index_BL: Array
+
+
+def sample(
+    config: RlStage,
+    tokenizer: Tokenizer,
+    engine: Engine,
+    rewards: Rewards,
+    params: PyTree,
+    records: Sequence[dict[str, Any]],
+    step: int,
+) -> Sampled:
+    """Prompts and completions of one step; the graders are at work when it returns."""
+    began = time.perf_counter()
+    samples = config.rollout.samples
+    prompts = [templates.render(config.template, r["question"], tokenizer) for r in records]
+    prompt_ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    rollouts = engine.generate(
+        params,
+        prompt_ids,
+        seeds(config.seed, len(prompts) * samples, ROLLOUT_SEEDS, step),
+        temperature=config.rollout.temperature,
+        top_k=config.rollout.top_k,
+        top_p=config.rollout.top_p,
+        max_tokens=config.rollout.max_tokens,
+    )
+    seconds = time.perf_counter() - began
+    ids = [row[:n] for row, n in zip(rollouts.completion_BL, rollouts.length_B, strict=True)]
+    texts = [completion_text(tokenizer, row) for row in ids]
+    repeated = columns([r for r in records for _ in range(samples)])
+    grading = rewards.start([p for p in prompts for _ in range(samples)], texts, repeated, ids, step)
+    return Sampled(prompts, prompt_ids, texts, rollouts, grading, seconds)
+
+
+def columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The records' fields, a value for each record; None where one lacks a field."""
+    keys = dict.fromkeys(key for record in records for key in record)
+    return {key: [record.get(key) for record in records] for key in keys}
+
+
+def pack(config: RlStage, batch: Sampled, pad_id: int) -> list[Part]:
+    """The groups split in `grpo.minibatches`, a group never across two."""
+    rollouts = batch.rollouts
+    samples, prompts = config.rollout.samples, config.rollout.prompts // config.grpo.minibatches
+    parts = []
+    for first in range(0, config.rollout.prompts, prompts):
+        those = slice(first * samples, (first + prompts) * samples)
+        completions = [
+            row[:n].tolist() for row, n in zip(rollouts.completion_BL[those], rollouts.length_B[those], strict=True)
+        ]
+        packed, index_BL = pack_groups(
+            batch.prompt_ids[first : first + prompts],
+            completions,
+            row_length=config.batch.row_length,
+            row_multiple=config.batch.rows,
+            length=config.rollout.max_tokens,
+            pad_id=pad_id,
+        )
+        parts.append(Part(those, packed, index_BL))
+    rows = max(part.packed.tokens_RT.shape[0] for part in parts)
+    return [part._replace(packed=pad_rows(part.packed, rows, pad_id)) for part in parts]
+
+
+def advantages(config: RlStage, rewards: RewardBatch) -> np.ndarray:
+    """advantages_B of a batch's rewards, in `grpo.aggregation`'s way."""
+    groups = (-1, config.rollout.samples)
+    scale = config.grpo.advantage_scale
+    if config.grpo.aggregation == "sum_then_normalize" or not rewards.by_name:
+        return np.asarray(group_advantages(rewards.total_B.reshape(groups), scale=scale)).reshape(-1)
+    rewards_KPG = np.stack([values.reshape(groups) for values in rewards.by_name.values()])
+    mine_KPG = np.stack([rewards.mine[name].reshape(groups) for name in rewards.by_name])
+    weights_K = np.array([rewards.weights[name] for name in rewards.by_name], np.float32)
+    return np.asarray(decoupled_advantages(rewards_KPG, mine_KPG, weights_K, scale=scale)).reshape(-1)
+
+
+def figures(config: RlStage, batch: Sampled, rewards: RewardBatch) -> dict[str, float]:
+    """A step's figures of rollouts and rewards."""
+    length_B = batch.rollouts.length_B
+    spread_P = rewards.total_B.reshape(-1, config.rollout.samples).std(axis=1)
+    return rewards.metrics | {
+        "reward/frac_zero_std": float((spread_P < 1e-6).mean()),
+        "completion/mean_length": float(length_B.mean()),
+        "completion/max_length": float(length_B.max()),
+        "completion/frac_truncated": float(1.0 - batch.rollouts.finished_B.mean()),
+        "time/rollout_s": batch.seconds,
+        "time/reward_s": rewards.seconds,
+        "rollout/tokens_per_s": float(length_B.sum()) / batch.seconds,
+    }
+
+
+def sample_rows(
+    config: RlStage, batch: Sampled, rewards: RewardBatch, advantages_B: np.ndarray, step: int
+) -> list[dict[str, Any]]:
+    """Lines for samples.jsonl, where it is the step's turn."""
+    if not config.log.samples_every or (step - 1) % config.log.samples_every:
+        return []
+    samples = config.rollout.samples
+    return [
+        {
+            "prompt": batch.prompts[b // samples],
+            "completion": batch.texts[b],
+            "rewards": {name: float(values[b]) for name, values in rewards.by_name.items()},
+            "reward": float(rewards.total_B[b]),
+            "advantage": float(advantages_B[b]),
+        }
+        for b in range(min(config.log.samples, len(batch.texts)))
+    ]
