@@ -14,7 +14,7 @@ import r1jax
 from r1jax import command
 from r1jax.data import templates
 from r1jax.data.tokenizer import StreamDecoder
-from r1jax.stages.inference import encode_prompt, seeds
+from r1jax.stages.inference import seeds
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A stage's workdir or a converted checkpoint.", required=True)
 _PROMPT = flags.DEFINE_string("prompt", None, "A question, put into the checkpoint's own template. None: chat.")
@@ -34,7 +34,7 @@ def main(_: list[str]) -> dict[str, Any]:
 
 def _once(policy: r1jax.Policy, question: str) -> dict[str, Any]:
     completions = policy.generate(
-        [templates.render(policy.stage.template, question)],
+        [templates.render(policy.stage.template, question, policy.tokenizer)],
         samples=_SAMPLES.value,
         temperature=_TEMPERATURE.value,
         max_tokens=_max_tokens(policy),
@@ -70,22 +70,23 @@ def _answer(policy: r1jax.Policy, question: str, seed: int) -> None:
     """Writes the completion as it is sampled, what stands between the think tags dimmed."""
     tokenizer = policy.tokenizer
     decoder = StreamDecoder(tokenizer)
+    said = templates.render(policy.stage.template, question, tokenizer)
     tokens = policy.engine.stream(
         policy.params,
-        encode_prompt(tokenizer, templates.render(policy.stage.template, question)),
+        tokenizer.encode_prompt(said),
         seeds(seed, 1)[0],
         temperature=_TEMPERATURE.value,
         top_k=0,
         top_p=1.0,
         max_tokens=_max_tokens(policy),
     )
-    opens, closes = tokenizer.token_id(THINK), tokenizer.token_id(END_THINK)
-    thinking = False
+    said = said[len(said.rstrip().removesuffix(THINK)) :]  # a chat template may open the thought
     for token in tokens:
-        thinking = thinking or token == opens
-        text = printable(decoder.push(token))
-        _show(_dim(text) if thinking else text)
-        thinking = thinking and token != closes
+        thinking = said.rfind(THINK) > said.rfind(END_THINK)
+        text = decoder.push(token)
+        said += text
+        thinking = thinking or said.rfind(THINK) > said.rfind(END_THINK)
+        _show(_dim(printable(text)) if thinking else printable(text))
     _show(printable(decoder.flush()) + "\n")
 
 

@@ -6,7 +6,9 @@ import pytest
 
 from r1jax.config import TokenizerConfig
 from r1jax.data import templates
-from r1jax.data.tokenizer import FILE, SYMBOLS, StreamDecoder, Tokenizer
+from r1jax.data.sentencepiece_model import FILE
+from r1jax.data.tokenizer import StreamDecoder, Tokenizer
+from r1jax.data.vocabulary import SYMBOLS
 
 CONFIG = TokenizerConfig(vocab_size=512, train_documents=2000, max_piece_length=80, across_words=True)
 ODD = [
@@ -59,7 +61,7 @@ def tokenizer(trained):
 def test_awkward_texts_come_back_unchanged(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert not {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id} & set(ids)
+    assert not {tokenizer.pad_id, *tokenizer.start_ids, *tokenizer.end_ids} & set(ids)
 
 
 def test_random_unicode_comes_back_unchanged_whole_and_streamed(tokenizer):
@@ -113,10 +115,10 @@ def test_no_piece_straddles_the_end_of_a_prompt(tokenizer):
 
 def test_symbols_are_single_tokens_and_stop_ids(tokenizer):
     for symbol in SYMBOLS:
-        assert tokenizer.encode(symbol) == [tokenizer.token_id(symbol)]
+        assert tokenizer.encode(symbol) == tokenizer.stop_ids([symbol]) and len(tokenizer.encode(symbol)) == 1
     ids = tokenizer.encode("a</answer>b")
-    assert tokenizer.token_id("</answer>") in ids
-    assert tokenizer.stop_ids(["</answer>", "<think>"]) == [tokenizer.token_id(s) for s in ("</answer>", "<think>")]
+    assert tokenizer.stop_ids(["</answer>", "<think>"]) == [tokenizer.encode(s)[0] for s in ("</answer>", "<think>")]
+    assert set(tokenizer.stop_ids(["</answer>"])) <= set(ids)
     assert tokenizer.stop_ids(templates.STOP["plain"]) == []
     for other in ("</s>", "User:", "", "</answer> "):
         with pytest.raises(ValueError, match="expected one of <think>"):
@@ -124,10 +126,10 @@ def test_symbols_are_single_tokens_and_stop_ids(tokenizer):
 
 
 def test_control_and_foreign_ids(tokenizer):
-    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+    assert (tokenizer.pad_id, tokenizer.start_ids, tokenizer.eos_id, tokenizer.end_ids) == (0, [1], 2, [2])
     assert tokenizer.vocab_size <= CONFIG.vocab_size
     a = tokenizer.encode("a")
-    assert tokenizer.decode([tokenizer.bos_id, *a, tokenizer.pad_id, tokenizer.eos_id]) == "a"
+    assert tokenizer.decode([*tokenizer.start_ids, *a, tokenizer.pad_id, tokenizer.eos_id]) == "a"
     assert tokenizer.decode([*a, 3, tokenizer.vocab_size]) == "a\ufffd\ufffd"
     with pytest.raises(ValueError, match="token id is -1"):
         tokenizer.decode([-1])

@@ -1,139 +1,55 @@
-"""SentencePiece behind a small interface: any Unicode text comes back unchanged."""
+"""Text to ids and back, whatever vocabulary stands behind it: SentencePiece, or a checkpoint's tokenizer.json."""
 
 from __future__ import annotations
 
 import codecs
-import io
-import itertools
 import os
-import random
-import re
-import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import sentencepiece
-
 from r1jax.config import TokenizerConfig
-
-FILE = "tokenizer.model"
-SYMBOLS = ("<think>", "</think>", "<answer>", "</answer>")
-# A digit is a token of its own, with the space before it where there is one: no token holds two digits.
-SPACED_DIGITS = tuple(f"\u2581{digit}" for digit in range(10))
-
-_PAD, _BOS, _EOS = "<pad>", "<s>", "</s>"
-_SPACE_MARK = "\u2581"  # SentencePiece writes a space as this character, and so reads this character as a space
-_UNREADABLE = "\ufffd".encode()
-_RESERVED = re.compile("[\0\t\u2047\u2581\u2585]")  # SentencePiece keeps these for itself and skips text with them
-_SENTENCE_END = re.compile(r"(?<=[.:?!])(?=\s)")
-_CUT_EVERY = 512  # characters
-_LONGEST_RUN = 1 << 20  # bytes; SentencePiece skips longer ones
-_THREADS = 2  # fixed: the sums of the training, and so the model, depend on how many there are
-_SEED_PIECES = 100_000  # candidates the pruning starts from
+from r1jax.data import hf_vocabulary, sentencepiece_model
+from r1jax.data.hf_vocabulary import HfVocabulary
+from r1jax.data.sentencepiece_model import SentencePieceModel
+from r1jax.data.vocabulary import SYMBOLS, UNREADABLE, Vocabulary
 
 
 class Tokenizer:
-    """Text to ids and back.
+    """A vocabulary with the few operations that the rest of r1jax needs.
 
-    `decode(encode(text)) == text` for every Unicode text: nothing is normalised, digits stand alone, what no piece
-    covers is spelt in bytes. The tags of `SYMBOLS` are one id each; text that looks like a control token is text.
+    With a SentencePiece vocabulary `decode(encode(text)) == text` for every Unicode text; with an imported one, up to
+    what its normaliser changes (Qwen2 composes accents). In `encode`, text that looks like a control token is text.
     """
 
-    def __init__(self, model: bytes, source: str = "model"):
-        """From the bytes of a SentencePiece model; `source` names them in errors.
-
-        Raises:
-          ValueError: these are not such bytes, or the model lacks what r1jax relies on.
-        """
-        if not model:
-            raise ValueError(f"{source} is empty; restore or retrain the tokenizer")
-        try:
-            processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-            self.vocab_size: int = processor.get_piece_size()  # pieces there are; a policy's may be larger
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ValueError(f"{source} is not a SentencePiece model ({error}); restore or retrain it") from error
-        self._model = model
-        self._processor = processor
-        ids = {processor.id_to_piece(i): i for i in range(self.vocab_size)}
-        byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
-        missing = [piece for piece in (_PAD, _BOS, _EOS, *SYMBOLS, *byte_pieces) if piece not in ids]
-        if missing:
-            raise ValueError(f"{source} lacks the pieces {missing[:8]}; expected a tokenizer trained by r1jax")
-        self.pad_id, self.bos_id, self.eos_id = (ids[piece] for piece in (_PAD, _BOS, _EOS))
-        self._symbols = {symbol: ids[symbol] for symbol in SYMBOLS}
-        self._space_mark_ids = [ids[byte_pieces[byte]] for byte in _SPACE_MARK.encode()]
-        self._bytes = [self._piece_bytes(i) for i in range(self.vocab_size)]
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+        self.vocab_size = len(vocabulary.pieces)  # ids there are; a policy's may be more
+        self.pad_id, self.eos_id = vocabulary.pad_id, vocabulary.eos_id
+        self.start_ids = vocabulary.start_ids  # what every document and prompt begins with
+        self.end_ids = vocabulary.end_ids  # any of which ends a completion
+        self.control = vocabulary.control  # texts that `encode_prompt` takes for control tokens
+        self.chat_template = vocabulary.chat_template
 
     @classmethod
     def train(cls, texts: Iterable[str], config: TokenizerConfig, directory: str | os.PathLike) -> Tokenizer:
-        """Trains a unigram model on the first `config.train_documents` texts and saves it in `directory`.
-
-        The same texts give the same bytes. A small corpus may give fewer pieces than `config.vocab_size`.
+        """Trains SentencePiece on the first `config.train_documents` texts and saves it in `directory`.
 
         Raises:
-          ValueError: there are no texts, or the vocabulary is too small for the bytes and characters it must hold.
+          ValueError: as `sentencepiece_model.train`.
         """
-        documents = list(itertools.islice(texts, config.train_documents))
-        runs = Counter(_training_runs(documents, config.across_words))
-        if not runs:
-            raise ValueError(f"texts holds no text in its first {config.train_documents}; expected documents")
-        written = io.BytesIO()
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(f"{run}\t{count}" for run, count in runs.items()),
-                input_format="tsv",
-                model_writer=written,
-                model_type="unigram",
-                vocab_size=config.vocab_size,
-                hard_vocab_limit=False,
-                max_sentencepiece_length=config.max_piece_length,
-                split_by_whitespace=not config.across_words,
-                split_by_unicode_script=not config.across_words,  # else a phrase breaks at every comma
-                split_digits=True,
-                byte_fallback=True,
-                normalization_rule_name="identity",
-                add_dummy_prefix=False,
-                remove_extra_whitespaces=False,
-                user_defined_symbols=[*SYMBOLS, *SPACED_DIGITS],
-                pad_id=0,
-                bos_id=1,
-                eos_id=2,
-                unk_id=3,
-                pad_piece=_PAD,  # the other three are SentencePiece's own: <s>, </s>, <unk>
-                max_sentence_length=_LONGEST_RUN,
-                seed_sentencepiece_size=_SEED_PIECES,
-                num_threads=_THREADS,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise ValueError(
-                f"tokenizer.vocab_size is {config.vocab_size} and could not be trained on {len(documents)} documents: "
-                f"{error}; it must hold 264 bytes and symbols and the corpus's characters"
-            ) from error
-        tokenizer = cls(written.getvalue(), "the trained tokenizer")
+        tokenizer = cls(sentencepiece_model.train(texts, config))
         tokenizer.save(directory)
         return tokenizer
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> Tokenizer:
         """The tokenizer saved in `directory`. Raises ValueError when it is missing or corrupt."""
-        path = Path(directory) / FILE
-        try:
-            model = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}); expected a saved tokenizer") from error
-        return cls(model, str(path))
+        if (Path(directory) / hf_vocabulary.FILE).exists():
+            return cls(HfVocabulary.load(directory))
+        return cls(SentencePieceModel.load(directory))
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes `directory/tokenizer.model`, whole or not at all."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{FILE}.", delete=False) as file:
-            file.write(self._model)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, folder / FILE)
+        self.vocabulary.save(directory)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without begin or end tokens.
@@ -141,15 +57,19 @@ class Tokenizer:
         Raises:
           ValueError: it holds a lone surrogate, which no encoding of Unicode can carry.
         """
+        return self._encode(text, control=False)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a prompt: the document's start, unless `text` spells it, and control tokens where it spells them."""
+        ids, start = self._encode(text, control=True), self.start_ids
+        return ids if start and ids[: len(start)] == start else start + ids
+
+    def _encode(self, text: str, *, control: bool) -> list[int]:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"text holds a lone surrogate at character {error.start}; expected Unicode") from error
-        first, *others = text.split(_SPACE_MARK)
-        ids = self._processor.encode(first)
-        for part in others:
-            ids += self._space_mark_ids + self._processor.encode(part)
-        return ids
+        return self.vocabulary.encode(text, control=control)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`: pad, begin and end tokens are silent; what is no text or no piece is U+FFFD.
@@ -163,50 +83,26 @@ class Tokenizer:
         """What one id adds to the UTF-8 text; it may end within a character."""
         if token < 0:
             raise ValueError(f"token id is {token}; expected 0 or more")
-        return self._bytes[token] if token < self.vocab_size else _UNREADABLE
-
-    def token_id(self, symbol: str) -> int:
-        """The id of one of `SYMBOLS`. Raises ValueError for any other text."""
-        if symbol not in self._symbols:
-            raise ValueError(f"symbol is {symbol!r}; expected one of {', '.join(SYMBOLS)}: only these are one token")
-        return self._symbols[symbol]
+        return self.vocabulary.pieces[token] if token < self.vocab_size else UNREADABLE
 
     def stop_ids(self, strings: Iterable[str]) -> list[int]:
-        """The ids at which sampling stops: those of `strings`, each one of `SYMBOLS`, else ValueError."""
-        return [self.token_id(string) for string in strings]
+        """The ids, beside `end_ids`, at which sampling stops: those of `strings` that are one token.
 
-    def _piece_bytes(self, token: int) -> bytes:
-        piece = self._processor.id_to_piece(token)
-        if self._processor.is_unknown(token):
-            return _UNREADABLE
-        if self._processor.is_control(token):
-            return b""
-        if self._processor.is_byte(token):
-            return bytes([int(piece[3:5], 16)])
-        return piece.replace(_SPACE_MARK, " ").encode()
+        Every one of `SYMBOLS` is a token of a SentencePiece vocabulary. An imported one may lack some: its policy was
+        never taught to stop there, and ends a text by its end token.
 
-
-def _training_runs(documents: list[str], across_words: bool) -> Iterator[str]:
-    """The documents as SentencePiece is to see them: without reserved characters and, across words, cut in runs.
-
-    Always cut after a full stop, colon, question or exclamation mark: a prompt ends there, and a piece that straddled
-    its end would spell a completion otherwise in a document than where it is sampled.
-
-    And cut before a few random words. A candidate for a piece is a text that different things follow, and what
-    follows the words of a fixed phrase is always the same; so is the end of a run, hence a symbol after half of them.
-    Measured on 20,000 documents of `arithmetic_web`: the R1-Zero prompt takes 40 tokens, of uncut documents 163.
-    """
-    rng = random.Random(0)
-    for part in filter(None, itertools.chain.from_iterable(map(_RESERVED.split, documents))):
-        if not across_words:
-            yield part
-            continue
-        for sentence in _SENTENCE_END.split(part):
-            spaces = [match.start() for match in re.finditer(r"\s", sentence) if match.start()]
-            cuts = sorted(rng.sample(spaces, min(len(spaces), 1 + len(sentence) // _CUT_EVERY)))
-            runs = [sentence[start:end] for start, end in itertools.pairwise([0, *cuts, len(sentence)])]
-            runs[-1] += rng.choice(("", SYMBOLS[0]))
-            yield from runs
+        Raises:
+          ValueError: a string is none of `SYMBOLS`.
+        """
+        found = []
+        for string in strings:
+            if string not in SYMBOLS:
+                raise ValueError(
+                    f"symbol is {string!r}; expected one of {', '.join(SYMBOLS)}: only these are one token"
+                )
+            if string in self.vocabulary.symbols:
+                found.append(self.vocabulary.symbols[string])
+        return found
 
 
 class StreamDecoder:

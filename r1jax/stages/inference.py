@@ -25,7 +25,7 @@ from r1jax.training.state import with_shardings
 from r1jax.types import Array, Packed, PyTree
 
 # Rotary positions have no weights, so a policy may be given a longer context than it was trained with.
-NOT_IN_WEIGHTS = ("context", "dtype", "init_scale", "remat")
+NOT_IN_WEIGHTS = ("attention_block", "context", "dtype", "init_scale", "remat")
 ONE_DEVICE = MeshConfig(data=1, fsdp=1, expert=1, tensor=1, context=1)
 
 
@@ -172,7 +172,7 @@ def load_params(path: str, policy: PolicyConfig, mesh: Mesh) -> PyTree:
 
 def make_engine(policy: PolicyConfig, mesh: Mesh, tokenizer: Tokenizer, template: str) -> Engine:
     """An engine that stops at the end of text and at the template's stop symbols."""
-    stop_ids = [tokenizer.eos_id, *tokenizer.stop_ids(templates.STOP[template])]
+    stop_ids = [*tokenizer.end_ids, *tokenizer.stop_ids(templates.STOP[template])]
     return Engine(policy, mesh, stop_ids=stop_ids, pad_id=tokenizer.pad_id)
 
 
@@ -182,8 +182,8 @@ def seeds(seed: int, count: int, *purpose: int) -> np.ndarray:
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """A document's start and the prompt's tokens."""
-    return [tokenizer.bos_id, *tokenizer.encode(prompt)]
+    """A document's start and the prompt's tokens; control tokens where a chat template has written them."""
+    return tokenizer.encode_prompt(prompt)
 
 
 def completion_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
@@ -206,12 +206,16 @@ def check_prompts(
     Raises:
       ValueError: names the first such record, its length, the limit and the remedy.
     """
-    fixed = len(encode_prompt(tokenizer, templates.render(template, "")))
+    fixed = len(encode_prompt(tokenizer, templates.render(template, "", tokenizer)))
     for i, question in enumerate(questions):
+        try:
+            prompt = templates.render(template, question, tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{source}: record {i}: {error}") from error
         # Encoding is slow on a large source; a token is at least a byte, so most prompts pass by their length.
         if fixed + len(question.encode()) <= room:
             continue
-        length = len(encode_prompt(tokenizer, templates.render(template, question)))
+        length = len(encode_prompt(tokenizer, prompt))
         if length > room:
             raise ValueError(
                 f"{source}: the prompt of record {i} has {length} tokens; {field} leaves {room} for a prompt. "

@@ -42,7 +42,7 @@ def check_stage(config: SftStage | RlStage) -> Mesh:
     Raises:
       ValueError: the template or a held-out task is not known, the mesh does not fit the devices, or the rows the mesh.
     """
-    templates.render(config.template, "")
+    templates.check(config.template)
     mesh = make_mesh(config.mesh)
     ways = batch_multiple(mesh)
     if config.batch.micro_rows % ways:

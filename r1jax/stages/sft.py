@@ -169,8 +169,8 @@ def _packer(config: SftStage, sources: list[Source], tokenizer: Tokenizer) -> tu
 def _encoded(tokenizer: Tokenizer, template: str, record: dict[str, str]) -> tuple[list[int], int]:
     """(token ids, prompt length): a document is all learnt, of a question only the completion is."""
     if "text" in record:
-        return [tokenizer.bos_id, *tokenizer.encode(record["text"]), tokenizer.eos_id], 0
-    prompt = encode_prompt(tokenizer, templates.render(template, record["question"]))
+        return [*tokenizer.start_ids, *tokenizer.encode(record["text"]), tokenizer.eos_id], 0
+    prompt = encode_prompt(tokenizer, templates.render(template, record["question"], tokenizer))
     return [*prompt, *tokenizer.encode(record["completion"]), tokenizer.eos_id], len(prompt)
 
 
