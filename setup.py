@@ -36,6 +36,7 @@ setup(
         "tensorflow-datasets>=4.9.9,<5",
         "tensorstore>=0.1.70",
         "tqdm>=4.66",
+        "wordfreq>=3.1.1,<4",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12", "tokamax>=0.0.5"],
