@@ -409,7 +409,61 @@ class RlStage:
             )
 
 
-STAGES = {"sft": SftStage, "rl": RlStage}
+@dataclasses.dataclass(frozen=True)
+class ComparisonBatchConfig:
+    """How questions with their replies become device batches."""
+
+    examples: int  # pairs, or labelled replies, a step
+    row_length: int  # T, tokens of a packed row; a question with its replies must fit one
+    rows: int  # rows are added in multiples of this
+    micro_rows: int  # rows a forward-backward pass; gradients are accumulated over the rest
+
+    def __post_init__(self):
+        _at_least(1, "batch", self, "examples", "row_length", "rows", "micro_rows", why="an empty batch trains nothing")
+        if self.rows % self.micro_rows:
+            raise ValueError(f"batch.rows is {self.rows}; expected a multiple of batch.micro_rows ({self.micro_rows})")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutConfig:
+    """How a reward model is held against examples it has not learnt from."""
+
+    limit: int  # examples of each source; 0: all
+    every: int  # steps between evaluations in a run; 0: only at the end
+    every_limit: int
+
+    def __post_init__(self):
+        _at_least(0, "evaluation", self, "limit", "every", "every_limit")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModelStage:
+    """A scalar head on a policy, trained on what is preferred."""
+
+    stage: str
+    seed: int
+    steps: int
+    init_from: str
+    template: str
+    objective: str  # bradley_terry, of pairs | pointwise, of replies labelled safe or not
+    policy: PolicyConfig
+    sources: dict[str, SourceSpec]  # replies:helpful | replies:harmless | jsonl:PATH
+    batch: ComparisonBatchConfig
+    optimizer: OptimizerConfig
+    router: RouterConfig
+    evaluation: HeldOutConfig
+    checkpoint: CheckpointConfig
+    mesh: MeshConfig
+
+    def __post_init__(self):
+        _check_stage(self)
+        _one_of("config.objective", self.objective, ("bradley_terry", "pointwise"))
+        if not self.sources:
+            raise ValueError("config.sources is empty; expected at least one entry, NAME -> {name, weight, kwargs}")
+
+
+AnyStage = SftStage | RlStage | RewardModelStage
+STAGES = {"sft": SftStage, "rl": RlStage, "reward_model": RewardModelStage}
 
 
 def _one_of(field: str, got: Any, expected: tuple) -> None:
@@ -433,12 +487,12 @@ def _sampling(section: str, temperature: float, top_p: float) -> None:
         raise ValueError(f"{section}.top_p is {top_p!r}; expected above 0 and at most 1 (1 keeps every token)")
 
 
-def _check_stage(stage: SftStage | RlStage) -> None:
+def _check_stage(stage: AnyStage) -> None:
     _at_least(0, "config", stage, "seed")
     _at_least(1, "config", stage, "steps")
 
 
-def stage_config(config: Mapping | ConfigDict) -> SftStage | RlStage:
+def stage_config(config: Mapping | ConfigDict) -> AnyStage:
     """The frozen sections of one stage's config.
 
     Args:

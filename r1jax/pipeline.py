@@ -11,14 +11,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from r1jax.config import RlStage, SftStage, stage_config
+from r1jax.config import AnyStage, stage_config
 from r1jax.report import write_report
-from r1jax.stages import rl, sft
+from r1jax.stages import reward_model, rl, sft
 from r1jax.stages.evaluate import table
 from r1jax.stages.inference import check_architecture
 from r1jax.stages.workdir import has_begun, read_result, write_result
 
-STAGES = {"sft": sft, "rl": rl}
+STAGES: dict[str, Any] = {"sft": sft, "rl": rl, "reward_model": reward_model}
 
 
 def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     results = {}
     for name, stage in stages.items():
         say(f"== stage {name} ({stage.stage}) in {folders[name]}")
-        results[name] = STAGES[stage.stage].run(stage, folders[name], folders.get(stage.init_from))
+        results[name] = STAGES[stage.stage].run(stage, folders[name], folders)
     write_result(workdir, results)
     report = write_report([workdir], Path(workdir) / "report.html")
     say(f"\n{table(results)}\n\nreport: {report}")
@@ -52,7 +52,7 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _check(name: str, stage: SftStage | RlStage, folder: str) -> None:
+def _check(name: str, stage: AnyStage, folder: str) -> None:
     """Refuses a stage that could not run, before an earlier one has taken hours. A finished one is not looked at."""
     try:
         if not (has_begun(folder, stage) and read_result(folder)):
@@ -61,7 +61,7 @@ def _check(name: str, stage: SftStage | RlStage, folder: str) -> None:
         raise ValueError(f"stage {name}: {error}") from error
 
 
-def pipeline_stages(config: ConfigDict) -> dict[str, SftStage | RlStage]:
+def pipeline_stages(config: ConfigDict) -> dict[str, AnyStage]:
     """The stages of a pipeline in order, checked; `init_from` may name an earlier one.
 
     The pipeline's seed is added to each stage's, so that one number re-seeds them all.
@@ -78,7 +78,7 @@ def pipeline_stages(config: ConfigDict) -> dict[str, SftStage | RlStage]:
             f"config.order names {', '.join(tree['order'])}; config.stages has {', '.join(tree['stages'])}: "
             "each stage must be named once"
         )
-    stages: dict[str, SftStage | RlStage] = {}
+    stages: dict[str, AnyStage] = {}
     for name in tree["order"]:
         try:
             stage = stage_config(tree["stages"][name])

@@ -36,6 +36,8 @@ PANELS = {  # title -> metrics drawn together; NAME stands for any word
     "Entropy (nats)": ("policy/entropy",),
     "Clip fraction": ("policy/clip_fraction",),
     "Sampler against trainer (nats)": ("policy/sampler_mismatch",),
+    "Ranked rightly (fraction)": ("preference/accuracy",),
+    "Preference margin": ("preference/margin",),
     "Loss": ("loss",),
     "Gradient norm": ("grad_norm",),
     "Learning rate": ("lr",),

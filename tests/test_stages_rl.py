@@ -162,6 +162,6 @@ def test_last_evaluation_is_recorded_once(tmp_path):
     shutil.copytree(smoke_run.finished() / "zero", folder)
     (folder / "result.json").unlink()
     config = pipeline_stages(smoke_run.config())["zero"]
-    result = rl.run(config, str(folder), str(smoke_run.finished() / "base"))
+    result = rl.run(config, str(folder), {"base": str(smoke_run.finished() / "base")})
     assert result == json.loads((smoke_run.finished() / "zero" / "result.json").read_text())
     assert smoke_run.differences(folder, smoke_run.finished() / "zero") == []

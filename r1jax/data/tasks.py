@@ -1,7 +1,7 @@
 """Task records by name: a question, its answer, and what its grader needs.
 
-Names are 'arithmetic', 'gsm8k', 'math500', 'reasoning_gym:NAME' and 'jsonl:PATH'. A record has at least question,
-answer, task and language; all its values are strings.
+Names are 'arithmetic', 'gsm8k', 'math500', 'replies', 'reasoning_gym:NAME' and 'jsonl:PATH'. A record has at least
+question, answer, task and language; all its values are strings.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.data import builders
-from r1jax.data.records import Source, read_jsonl
+from r1jax.data.records import Source, build_parameters, read_jsonl
+from r1jax.data.replies import Replies, RepliesTask
 
 SPLITS = {
     "arithmetic": ("train", "test"),
     "gsm8k": ("train", "test"),
     "math500": ("test",),
+    "replies": ("train", "test"),
     "reasoning_gym": ("train", "test"),
     "jsonl": ("train", "test"),  # either is the whole file
 }
@@ -74,15 +76,15 @@ def load(name: str, split: str, *, data_dir: str, source_dir: str, kwargs: Mappi
       split: 'train' or 'test', where the task has it.
       data_dir: folder where prepared records are kept.
       source_dir: folder of raw files (gsm8k/train.jsonl, ..); "" downloads them.
-      kwargs: parameters of the task: `builders.ArithmeticTask` for arithmetic; size, test_size, seed and its own
-        for a reasoning-gym task; none for the others.
+      kwargs: parameters of the task: `builders.ArithmeticTask` for arithmetic, `RepliesTask` for replies; size,
+        test_size, seed and its own for a reasoning-gym task; none for the others.
 
     Raises:
       ValueError: name, split, parameter or raw file is missing or bad, or there are no records.
     """
     kind, _, rest = name.partition(":")
     if kind not in SPLITS or bool(rest) != (kind in ("reasoning_gym", "jsonl")):
-        known = ("arithmetic", "gsm8k", "math500", "reasoning_gym:NAME", "jsonl:PATH")
+        known = ("arithmetic", "gsm8k", "math500", "replies", "reasoning_gym:NAME", "jsonl:PATH")
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(known)}"
         raise ValueError(f"task is {name!r}, which is not known; {hint}")
@@ -93,6 +95,8 @@ def load(name: str, split: str, *, data_dir: str, source_dir: str, kwargs: Mappi
         source = _jsonl(Path(rest), kwargs)
     elif kind == "reasoning_gym":
         source = _gym(rest, split, kwargs)
+    elif kind == "replies":
+        source = Replies(build_parameters(RepliesTask, kwargs, "data.source['replies'].kwargs"), split, "task")
     else:
         builder = builders.prepare(kind, data_dir=data_dir, source_dir=source_dir, kwargs=kwargs, where=name)
         source = builders.read(builder, split)

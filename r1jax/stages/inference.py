@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax.config import MeshConfig, PolicyConfig, RlStage, SftStage
+from r1jax.config import MeshConfig, PolicyConfig, RewardModelStage, RlStage, SftStage
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import make_mesh
@@ -118,9 +118,21 @@ def load(path: str) -> Policy:
       ValueError: the folder is not a checkpoint, or is damaged; names what and the remedy.
     """
     mesh = make_mesh(ONE_DEVICE, jax.devices()[:1])
-    stage = read_config(path)
+    stage = read_writer(path)
     params = load_params(path, stage.policy, mesh)
     return Policy(stage.policy, params, Tokenizer.load(path), PolicyModel(stage.policy), stage, mesh)
+
+
+def read_writer(path: str) -> SftStage | RlStage:
+    """The config that trained the policy in a folder.
+
+    Raises:
+      ValueError: the folder is no checkpoint, or one of a reward model, which has lost its token head.
+    """
+    stage = read_config(path)
+    if isinstance(stage, RewardModelStage):
+        raise ValueError(f"{path} is a reward model, which scores text and writes none; give the folder of a policy")
+    return stage
 
 
 def check_start(path: str, policy: PolicyConfig) -> None:
@@ -131,7 +143,7 @@ def check_start(path: str, policy: PolicyConfig) -> None:
     """
     if not path:
         raise ValueError("config.init_from is empty; this stage starts from a checkpoint: give --config.init_from=DIR")
-    check_architecture(path, read_config(path).policy, policy)
+    check_architecture(path, read_writer(path).policy, policy)
     checkpoints = Checkpoints(path, keep=None)
     try:
         if checkpoints.latest() is None:

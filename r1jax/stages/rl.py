@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from r1jax.rewards.compose import Rewards, load_rewards
 from r1jax.stages import groups
 from r1jax.stages.evaluate import Evaluator
 from r1jax.stages.inference import check_prompts, check_start, load_params, make_engine
-from r1jax.stages.run import Run, check_stage
+from r1jax.stages.run import NO_FOLDERS, Run, check_stage
 from r1jax.training.flops import forward_flops, peak_flops
 from r1jax.training.optimizer import make_optimizer, schedule
 from r1jax.training.state import TrainState, abstract_state, shardings, start_state
@@ -38,18 +39,18 @@ class Inputs(NamedTuple):
     warnings: list[str]  # what the rewards say of the records
 
 
-def run(config: RlStage, workdir: str, init_from: str | None = None) -> dict[str, Any]:
+def run(config: RlStage, workdir: str, folders: Mapping[str, str] = NO_FOLDERS) -> dict[str, Any]:
     """Runs or resumes the stage in `workdir`.
 
     Args:
-      init_from: the folder to start from, where `config.init_from` is the name of a pipeline's stage.
+      folders: of a pipeline's stages, by the names that a config may give in a folder's place.
 
     Returns:
       its result {task: figures}.
     """
     with Run(config, workdir) as run_:
         if run_.result is None:
-            _train(config, run_, config.init_from if init_from is None else init_from)
+            _train(config, run_, folders.get(config.init_from, config.init_from))
         return run_.result_or_fail()
 
 
@@ -114,7 +115,7 @@ def _train(config: RlStage, run_: Run, init_from: str) -> None:
         if host:
             loader.set_state(host["loader"])
         rate = schedule(config.optimizer, config.steps * updates)
-        peak = peak_flops()
+        peak, how = peak_flops(), config.evaluation
         for step in run_.steps():
             began = time.perf_counter()
             if config.grpo.reference_refresh and step > 1 and (step - 1) % config.grpo.reference_refresh == 0:
@@ -143,9 +144,11 @@ def _train(config: RlStage, run_: Run, init_from: str) -> None:
             metrics["lr"] = float(rate(step * updates - 1))
             metrics["time/step_s"] = time.perf_counter() - began
             run_.log(step, metrics, groups.sample_rows(config, batch, scored, advantages_B, step))
-            run_.evaluate(step, lambda **how: evaluator(state.params, **how))  # noqa: B023
+            run_.evaluate(
+                step,
+                lambda: evaluator(state.params, samples=how.every_samples, limit=how.every_limit, progress=False),  # noqa: B023
+            )
             run_.save(step, state, {"loader": loader.state()})
-        how = config.evaluation
         run_.finish(evaluator(state.params, samples=how.samples, limit=how.limit, progress=True))
 
 

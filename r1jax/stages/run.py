@@ -11,11 +11,12 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jax.sharding import Mesh
 
-from r1jax.config import RlStage, SftStage
+from r1jax.config import AnyStage, RlStage, SftStage
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import batch_multiple, make_mesh
@@ -25,10 +26,12 @@ from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.metrics import RunLog, append_jsonl, progress, show, truncate_jsonl
 from r1jax.types import PyTree
 
+NO_FOLDERS: Mapping[str, str] = MappingProxyType({})  # a stage outside a pipeline knows no other by name
 SHOWN = {
     "reward": "reward/mean",
     "acc": "reward/accuracy/mean",
     "format": "reward/format/mean",
+    "ranked": "preference/accuracy",
     "loss": "loss",
     "len": "completion/mean_length",
     "kl": "policy/kl",
@@ -37,10 +40,21 @@ SHOWN = {
 
 
 def check_stage(config: SftStage | RlStage) -> Mesh:
-    """What every stage refuses before any work; returns the mesh it runs on.
+    """What every stage that writes text refuses before any work; returns the mesh it runs on.
 
     Raises:
-      ValueError: the template or a held-out task is not known, the mesh does not fit the devices, or the rows the mesh.
+      ValueError: as `check_mesh`, or a held-out task is not known.
+    """
+    mesh = check_mesh(config)
+    load_tasks(config.evaluation, config.data)
+    return mesh
+
+
+def check_mesh(config: AnyStage) -> Mesh:
+    """The mesh a stage runs on.
+
+    Raises:
+      ValueError: the template is not known, the mesh does not fit the devices, or the rows the mesh.
     """
     templates.check(config.template)
     mesh = make_mesh(config.mesh)
@@ -50,7 +64,6 @@ def check_stage(config: SftStage | RlStage) -> Mesh:
             f"batch.micro_rows is {config.batch.micro_rows}; expected a multiple of the {ways} devices along the "
             "mesh's data and fsdp: change it, or the mesh"
         )
-    load_tasks(config.evaluation, config.data)
     return mesh
 
 
@@ -60,7 +73,7 @@ class Run:
     Until `begin`, nothing is written: a run that is refused leaves the folder as it was.
     """
 
-    def __init__(self, config: SftStage | RlStage, workdir: str):
+    def __init__(self, config: AnyStage, workdir: str):
         self.workdir, self._config = workdir, config
         self._name = Path(workdir).resolve().name
         self._closing = contextlib.ExitStack()
@@ -140,11 +153,11 @@ class Run:
                     "Lower optimizer.lr or clip_norm, or look at that step's samples"
                 )
 
-    def evaluate(self, step: int, evaluate: Callable[..., dict[str, dict[str, Any]]]) -> None:
+    def evaluate(self, step: int, evaluate: Callable[[], dict[str, dict[str, Any]]]) -> None:
         """Evaluates every so many steps, and records it."""
-        how = self._config.evaluation
-        if how.every and step % how.every == 0 and step < self._config.steps:
-            self._record(step, evaluate(samples=how.every_samples, limit=how.every_limit, progress=False))
+        every = self._config.evaluation.every
+        if every and step % every == 0 and step < self._config.steps:
+            self._record(step, evaluate())
 
     def save(self, step: int, state: PyTree, host: dict[str, Any]) -> None:
         """Saves every so many steps, and the last."""

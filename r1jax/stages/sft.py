@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.stages.evaluate import Evaluator
 from r1jax.stages.inference import check_prompts, check_start, encode_prompt, load_params, make_engine
-from r1jax.stages.run import Run, check_stage
+from r1jax.stages.run import NO_FOLDERS, Run, check_stage
 from r1jax.training.flops import forward_flops, peak_flops
 from r1jax.training.optimizer import make_optimizer, schedule
 from r1jax.training.state import TrainState, abstract_state, fresh_params, shardings, start_state
@@ -36,18 +36,18 @@ class Inputs(NamedTuple):
     sources: list[Source]
 
 
-def run(config: SftStage, workdir: str, init_from: str | None = None) -> dict[str, Any]:
+def run(config: SftStage, workdir: str, folders: Mapping[str, str] = NO_FOLDERS) -> dict[str, Any]:
     """Runs or resumes the stage in `workdir`.
 
     Args:
-      init_from: the folder to start from, where `config.init_from` is the name of a pipeline's stage.
+      folders: of a pipeline's stages, by the names that a config may give in a folder's place.
 
     Returns:
       its result {task: figures}.
     """
     with Run(config, workdir) as run_:
         if run_.result is None:
-            _train(config, run_, config.init_from if init_from is None else init_from)
+            _train(config, run_, folders.get(config.init_from, config.init_from))
         return run_.result_or_fail()
 
 
@@ -104,7 +104,7 @@ def _train(config: SftStage, run_: Run, init_from: str) -> None:
             documents.set_state(host["documents"], host["taken"])
             packer.waiting = [tuple(document) for document in host["waiting"]]
         rate = schedule(config.optimizer, config.steps)
-        peak = peak_flops()
+        peak, how = peak_flops(), config.evaluation
         for step in run_.steps():
             began = time.perf_counter()
             packed = next(packer)
@@ -116,9 +116,11 @@ def _train(config: SftStage, run_: Run, init_from: str) -> None:
             metrics["update/tokens_per_s"] = float(np.count_nonzero(packed.segment_RT)) / seconds
             metrics["update/mfu"] = 3 * forward_flops(config.policy, packed) / seconds / peak
             run_.log(step, metrics, [])
-            run_.evaluate(step, lambda **how: evaluator(state.params, **how))  # noqa: B023
+            run_.evaluate(
+                step,
+                lambda: evaluator(state.params, samples=how.every_samples, limit=how.every_limit, progress=False),  # noqa: B023
+            )
             run_.save(step, state, documents.state() | {"waiting": packer.waiting})
-        how = config.evaluation
         run_.finish(evaluator(state.params, samples=how.samples, limit=how.limit, progress=True))
 
 

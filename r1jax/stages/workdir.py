@@ -11,14 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from r1jax.config import RlStage, SftStage, stage_config, to_dict
+from r1jax.config import AnyStage, stage_config, to_dict
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.training.checkpoint import write_json_atomic
 
 CONFIG, RESULT, EVALUATIONS = "config.json", "result.json", "evaluations.jsonl"
 
 
-def has_begun(workdir: str, config: SftStage | RlStage) -> bool:
+def has_begun(workdir: str, config: AnyStage) -> bool:
     """Whether a run of this config was begun in `workdir`. Writes nothing.
 
     Raises:
@@ -43,14 +43,14 @@ def has_begun(workdir: str, config: SftStage | RlStage) -> bool:
     return True
 
 
-def begin(workdir: str, config: SftStage | RlStage, tokenizer: Tokenizer) -> None:
+def begin(workdir: str, config: AnyStage, tokenizer: Tokenizer) -> None:
     """Makes the folder. The config comes last: it says that all the rest is there."""
     Path(workdir).mkdir(parents=True, exist_ok=True)
     tokenizer.save(workdir)
     write_json_atomic(Path(workdir) / CONFIG, _as_json(config))
 
 
-def read_config(workdir: str) -> SftStage | RlStage:
+def read_config(workdir: str) -> AnyStage:
     """The config a folder was made with.
 
     Raises:
@@ -92,7 +92,7 @@ def write_result(workdir: str, result: dict[str, Any]) -> None:
     write_json_atomic(Path(workdir) / RESULT, result)
 
 
-def _as_json(config: SftStage | RlStage) -> dict[str, Any]:
+def _as_json(config: AnyStage) -> dict[str, Any]:
     return json.loads(json.dumps(to_dict(config)))
 
 

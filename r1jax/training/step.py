@@ -52,7 +52,9 @@ def score(
     config: PolicyConfig, batch: BatchConfig, temperature: float, params: PyTree, packed: Packed, index_BL: Array
 ) -> jax.Array:
     """logp_BL of the sampled tokens under `params`, no gradient; 0 where there is no token."""
-    logp_MrT = jax.lax.map(lambda rows: score_rows(config, batch, params, rows, temperature)[0], _micro(packed, batch))
+    logp_MrT = jax.lax.map(
+        lambda rows: score_rows(config, batch, params, rows, temperature)[0], micro_batches(packed, batch.micro_rows)
+    )
     return look_up(logp_MrT.reshape(-1), index_BL)
 
 
@@ -84,8 +86,8 @@ def sft_step(
         }
         return loss + router.balance_coef * balance, (metrics, aux)
 
-    grads, metrics, aux = _accumulate(loss, state.params, _micro(packed, batch_config))
-    state, metrics = _update(state, grads, metrics, aux, router, optimizer)
+    grads, metrics, aux = accumulate(loss, state.params, micro_batches(packed, batch_config.micro_rows))
+    state, metrics = apply_gradients(state, grads, metrics, aux, router, optimizer)
     metrics["update/padding"] = jnp.mean(packed.segment_RT == 0)
     return state._replace(step=state.step + 1), metrics
 
@@ -137,8 +139,8 @@ def rl_step(
         balance = aux.balance / jnp.maximum(segments, 1)
         return loss + router.balance_coef * balance, (metrics, aux)
 
-    grads, metrics, aux = _accumulate(loss, state.params, _micro(batch.packed, batch_config))
-    state, metrics = _update(state, grads, metrics, aux, router, optimizer)
+    grads, metrics, aux = accumulate(loss, state.params, micro_batches(batch.packed, batch_config.micro_rows))
+    state, metrics = apply_gradients(state, grads, metrics, aux, router, optimizer)
     metrics["update/padding"] = jnp.mean(batch.packed.segment_RT == 0)
     return state, metrics
 
@@ -149,15 +151,15 @@ def segment_count(segment_RT: Array) -> jax.Array:
     return jnp.sum((segment_RT != before) & (segment_RT > 0))
 
 
-def _micro(packed: Packed, config: BatchConfig) -> Packed:
+def micro_batches(packed: Packed, micro_rows: int) -> Packed:
     """[R, ...] -> [R / micro_rows, micro_rows, ...]."""
     rows = packed.tokens_RT.shape[0]
-    if rows % config.micro_rows:
-        raise ValueError(f"{rows} rows do not divide into batch.micro_rows ({config.micro_rows}); make it a divisor")
-    return jax.tree.map(lambda x: x.reshape(-1, config.micro_rows, *x.shape[1:]), packed)
+    if rows % micro_rows:
+        raise ValueError(f"{rows} rows do not divide into batch.micro_rows ({micro_rows}); make it a divisor")
+    return jax.tree.map(lambda x: x.reshape(-1, micro_rows, *x.shape[1:]), packed)
 
 
-def _accumulate(loss: Any, params: PyTree, micro: Packed) -> tuple[PyTree, dict[str, jax.Array], Aux]:
+def accumulate(loss: Any, params: PyTree, micro: Packed) -> tuple[PyTree, dict[str, jax.Array], Aux]:
     """Sums gradients, metrics and router loads over micro-batches of `loss(params, rows, i) -> (_, (metrics, aux))`."""
 
     def one(rows: Packed, i: Array) -> tuple[PyTree, dict[str, jax.Array], Aux]:
@@ -179,7 +181,7 @@ def _accumulate(loss: Any, params: PyTree, micro: Packed) -> tuple[PyTree, dict[
     return jax.lax.scan(add, zeros, (micro, jnp.arange(count)))[0]
 
 
-def _update(
+def apply_gradients(
     state: TrainState,
     grads: PyTree,
     metrics: dict[str, jax.Array],
