@@ -1,4 +1,4 @@
-"""The policy: equal to the float64 reference, causal, blind to other segments and branches, whatever the remat."""
+"""The policy: equal to the float64 reference in every family, causal, cached as whole, whatever the remat."""
 
 import dataclasses
 import functools
@@ -8,13 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.models.policy import PolicyModel, abstract_variables, init_variables, parameter_count
+from r1jax.models.attention import DecodeStep, LayerCache
+from r1jax.models.policy import (
+    PolicyModel,
+    abstract_variables,
+    forward_multi_token,
+    init_variables,
+    mtp_parameter_count,
+    parameter_count,
+)
 from r1jax.types import Packed
 from tests import reference_policy as reference
 from tests import tiny_policy as tiny
 
-SHAPES = {
-    "grouped experts": tiny.CONFIG,
+SHAPES = tiny.FAMILIES | {
     "low-rank queries, ungrouped experts, none shared": dataclasses.replace(
         tiny.CONFIG, q_lora_rank=6, expert_groups=1, kept_groups=1, active_experts=3, shared_experts=0, dense_layers=0
     ),
@@ -43,24 +50,34 @@ def test_the_load_bias_matters_in_the_reference_case():
     assert (with_bias != reference.forward(tiny.CONFIG, unbiased, tokens)["load"]).any()
 
 
-def test_a_token_feels_exactly_what_it_may_see():
+# One row: a group (prefix of 3, branches of 3 and 2), a document of 3, and padding; every token has an id of its own.
+SEGMENT = [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 0]
+BRANCH = [0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 0, 0]
+POSITION = [0, 1, 2, 3, 4, 5, 3, 4, 0, 1, 2, 0]
+TOKENS = list(range(10, 22))
+PACKED = Packed(TOKENS, SEGMENT, BRANCH, POSITION, TOKENS, TOKENS)
+FELT = {
+    "latent attention": tiny.CONFIG,
+    "grouped attention": tiny.FAMILIES["qwen3: norms of queries and keys"],
+    "block by block": dataclasses.replace(tiny.CONFIG, attention_block=5),
+}
+
+
+@pytest.mark.parametrize("config", FELT.values(), ids=FELT)
+def test_a_token_feels_exactly_what_it_may_see(config):
     """d logits[t] / d embedding[s] is non-zero where s is visible from t, and exactly zero elsewhere.
 
-    One row holds a group (prefix of 3, branches of 3 and 2), a document of 3, and padding; every token has an id of
-    its own, so that the embedding's rows tell positions apart.
+    The tokens have ids of their own, so that the embedding's rows tell positions apart.
     """
-    segment = [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 0]
-    branch = [0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 0, 0]
-    position = [0, 1, 2, 3, 4, 5, 3, 4, 0, 1, 2, 0]
+    tokens, segment, branch = PACKED[:3]
     count = len(segment)
-    tokens = np.arange(10, 10 + count)
-    packed = Packed(*(np.asarray([x], np.int32) for x in (tokens, segment, branch, position, tokens, tokens)))
-    weights = tiny.variables()
-    mix_V = np.random.default_rng(3).normal(size=tiny.CONFIG.vocab_size).astype(np.float32)
+    packed = Packed(*(np.asarray([x], np.int32) for x in PACKED))
+    weights = tiny.variables(config)
+    mix_V = np.random.default_rng(3).normal(size=config.vocab_size).astype(np.float32)
 
     def score(embed_VD, t):
         changed = {"params": {**weights["params"], "embed_VD": embed_VD}, "router": weights["router"]}
-        return tiny.apply(tiny.CONFIG, changed, packed)[0][0, t] @ mix_V
+        return tiny.apply(config, changed, packed)[0][0, t] @ mix_V
 
     gradient = tiny.jit(jax.grad(score))
     felt_TVD = np.stack([gradient(weights["params"]["embed_VD"], t) for t in range(count)])
@@ -95,11 +112,109 @@ def test_padding_changes_nothing():
     for row, tokens in enumerate(sequences):
         n = len(tokens)
         np.testing.assert_array_equal(logits[row, :n], other[row, :n])
-        np.testing.assert_allclose(logits[row, :n], longer[row, :n], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(logits[row, :n], longer[row, :n], rtol=1e-5, atol=1e-5)
     for changed in (other_aux, longer_aux):
         np.testing.assert_array_equal(aux.load_NE, changed.load_NE)
         np.testing.assert_allclose(aux.balance, changed.balance, rtol=1e-6)
     assert int(aux.load_NE.sum()) == (12 + 7) * tiny.CONFIG.active_experts * 2
+
+
+@pytest.mark.parametrize("config", tiny.FAMILIES.values(), ids=tiny.FAMILIES)
+def test_cached_decode_equals_the_full_forward(config):
+    """2 prompts, padded on the right, 2 samples each: three tokens fed one by one, all logits against whole rows."""
+    weights, new = tiny.variables(config), 3
+    lengths = [5, 3]
+    prompts, samples = tiny.draw_tokens(2, *lengths), tiny.draw_tokens(3, new, new, new, new)
+    full = [prompts[b // 2] + sample for b, sample in enumerate(samples)]
+    want, _ = tiny.forward(config)(weights, tiny.rows(full, 8))
+    got = tiny.jit(functools.partial(logits_by_decode, config))(
+        weights, np.int32([prompts[0], prompts[1] + [9, 9]]), np.int32(lengths), np.int32(samples)
+    )
+    for b in range(4):
+        n = lengths[b // 2]
+        np.testing.assert_allclose(got[b], want[b, n - 1 : n + new], rtol=1e-5, atol=1e-5)
+
+
+def logits_by_decode(config, weights, prompt_PL, length_P, sample_BL):
+    """Logits [B, L + 1, V] of the prompts' last tokens and of the samples', fed one by one."""
+    model, group = PolicyModel(config), sample_BL.shape[0] // prompt_PL.shape[0]
+    hidden_PD, kept = model.apply(weights, prompt_PL, length_P, method="prefill")
+    own = [jnp.full((x.shape[0], sample_BL.shape[0], 4, x.shape[-1]), 1e3) for x in kept]
+    hidden = [jnp.repeat(hidden_PD, group, axis=0)]
+    for t in range(sample_BL.shape[1]):
+        where = DecodeStep(jnp.repeat(length_P, group) + t, length_P, jnp.int32(t))
+        caches = [LayerCache(*pair) for pair in zip(kept, own, strict=True)]
+        hidden_BD, new = model.apply(weights, sample_BL[:, t], where, caches, method="decode")
+        own = [x.at[:, :, t].set(token) for x, token in zip(own, new, strict=True)]
+        hidden.append(hidden_BD)
+    return model.apply(weights, jnp.stack(hidden, axis=1), method="logits")
+
+
+def test_blockwise_attention_changes_no_logits():
+    """A group with branches, a document and padding, in blocks of 5 and whole; no mask of whole rows is made."""
+    packed = Packed(*(np.asarray([x], np.int32) for x in PACKED))
+    weights, logits = tiny.variables(), []
+    for block in (0, 5):
+        config = dataclasses.replace(tiny.CONFIG, attention_block=block)
+        logits.append(tiny.forward(config)(weights, packed)[0])
+    np.testing.assert_allclose(logits[1][0, :11], logits[0][0, :11], rtol=1e-5, atol=1e-5)
+
+
+MTP = dataclasses.replace(tiny.CONFIG, mtp_layers=1)
+
+
+def apply_multi_token(weights, packed):
+    """(logits of the next token, of the token after next, Aux)."""
+    hidden, after, aux = forward_multi_token(MTP, weights, packed)
+    logits = functools.partial(PolicyModel(MTP).apply, weights, method="logits")
+    return logits(hidden), logits(after), aux
+
+
+def test_multi_token_prediction_equals_the_reference():
+    weights, sequences = tiny.variables(MTP), tiny.draw_tokens(1, 12, 7)
+    logits, after, aux = tiny.jit(apply_multi_token)(weights, tiny.rows(sequences, 12))
+    expected = [reference.forward(MTP, weights, tokens) for tokens in sequences]
+    for row, tokens in enumerate(sequences):
+        n = len(tokens)
+        np.testing.assert_allclose(logits[row, :n], expected[row]["logits"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(after[row, : n - 1], expected[row]["logits_after"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(aux.load_NE[:2], sum(want["load"] for want in expected))
+    # The last token of a row has none to follow it, and is routed all the same.
+    assert aux.load_NE.shape[0] == 3 and int(aux.load_NE[2].sum()) == (12 + 7) * MTP.active_experts
+
+
+def test_the_token_after_next_is_predicted_from_the_next_one_and_no_later():
+    """d logits_after[t] / d embedding[s] is non-zero for what is visible from t and for the next token, no other."""
+    tokens, segment, branch = PACKED[:3]
+    count = len(segment)
+    packed = Packed(*(np.asarray([x], np.int32) for x in PACKED))
+    weights = tiny.variables(MTP)
+    mix_V = np.random.default_rng(3).normal(size=MTP.vocab_size).astype(np.float32)
+
+    def score(embed_VD, t):
+        changed = {"params": {**weights["params"], "embed_VD": embed_VD}, "router": weights["router"]}
+        return apply_multi_token(changed, packed)[1][0, t] @ mix_V
+
+    gradient = tiny.jit(jax.grad(score))
+    felt_TVD = np.stack([gradient(weights["params"]["embed_VD"], t) for t in range(count)])
+    felt = np.abs(felt_TVD[:, tokens]).max(axis=-1) > 0
+    expected = np.zeros((count, count), bool)
+    for t, s in np.ndindex(count, count):
+        follows = s == t + 1 and (segment[s], branch[s]) == (segment[t], branch[t]) and segment[t] > 0
+        expected[t, s] = follows or (s <= t and segment[s] == segment[t] and branch[s] in (0, branch[t]))
+    np.testing.assert_array_equal(felt, expected)
+
+
+def test_parameters_of_multi_token_prediction_are_counted_apart():
+    """Its layer is one of the mixture's, with three norms of 16 and a projection of 32 x 16."""
+    one = dataclasses.replace(tiny.CONFIG, layers=2)
+    layer = [parameter_count(tiny.CONFIG)[i] - parameter_count(one)[i] for i in (0, 1)]
+    assert mtp_parameter_count(MTP) == tuple(n + 3 * 16 + 32 * 16 for n in layer)
+    assert parameter_count(MTP) == (
+        parameter_count(tiny.CONFIG)[0] + mtp_parameter_count(MTP)[0],
+        parameter_count(tiny.CONFIG)[1],
+    )
+    assert mtp_parameter_count(tiny.CONFIG) == (0, 0)
 
 
 @functools.cache

@@ -73,6 +73,44 @@ CONFIG = PolicyConfig(
     remat="none",
 )
 
+# A dense policy of grouped-query attention: neither kind of size that it has no use for is given.
+DENSE = dataclasses.replace(
+    CONFIG,
+    dense_layers=3,
+    attention="gqa",
+    heads=4,
+    kv_lora_rank=0,
+    nope_head_dim=0,
+    rope_head_dim=0,
+    v_head_dim=0,
+    kv_heads=2,
+    head_dim=6,
+    rope_pairs="halves",
+    experts=0,
+    active_experts=0,
+    shared_experts=0,
+    expert_ffn=0,
+    expert_groups=0,
+    kept_groups=0,
+)
+YARN = dict(
+    rope_scaling="yarn", rope_factor=8.0, rope_original=16, rope_beta_fast=2.0, rope_beta_slow=0.1,
+    rope_mscale=1.0, rope_mscale_all=0.7,
+)  # fmt: skip
+# One of each family: what r1jax computes of it, every test of the policy's arithmetic asks.
+FAMILIES = {
+    "deepseek": CONFIG,
+    "deepseek, low-rank queries, YaRN": dataclasses.replace(CONFIG, q_lora_rank=6, **YARN),
+    "deepseek 16B: softmax scores": dataclasses.replace(
+        CONFIG, score="softmax", group_score="max", norm_topk=False, expert_groups=2, kept_groups=1, dense_layers=0
+    ),
+    "qwen2: biases, tied": dataclasses.replace(DENSE, attention_bias=True, tied=True),
+    "qwen3: norms of queries and keys": dataclasses.replace(DENSE, qk_norm=True),
+    "llama3: scaled positions": dataclasses.replace(
+        DENSE, rope_scaling="llama3", rope_factor=4.0, rope_original=32, rope_low=1.0, rope_high=4.0
+    ),
+}
+
 
 def quick():
     """Within it, `jax.jit` is the `jit` above, for code that compiles its own programs."""

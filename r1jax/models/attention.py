@@ -141,7 +141,7 @@ def attend_cached(q_BHC: jax.Array, prompt: KeyValue, own: KeyValue, new: KeyVal
     in_prompt_PS = jnp.arange(prompt_slots)[None] < where.prompt_length_P[:, None]
     on_prompt = by_sequence(jnp.where(in_prompt_PS[:, None, None], on_prompt, MASKED))
     on_own = jnp.einsum("bkhc,bskc->bkhs", q_BKHC, own.k, preferred_element_type=jnp.float32)
-    on_own = jnp.where(jnp.arange(own_slots) < where.generated, on_own, MASKED)
+    on_own = jnp.where(jnp.arange(own_slots)[None, None, None] < where.generated, on_own, MASKED)
     on_new = jnp.einsum("bkhc,bkc->bkh", q_BKHC, new.k, preferred_element_type=jnp.float32)[..., None]
 
     score = jnp.concatenate([on_prompt, on_own, on_new], axis=-1)

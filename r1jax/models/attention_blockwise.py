@@ -117,16 +117,18 @@ def _scores(cut: Blocks, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Arr
     causal = (i * block + at)[:, None] >= (j * block + at)[None]
     same = cut.segment_JRX[i][:, :, None] == cut.segment_JRX[j][:, None]
     branch_RQ, branch_RX = cut.branch_JRX[i][:, :, None], cut.branch_JRX[j][:, None]
-    mask_RQX = causal & same & ((branch_RQ == branch_RX) | (branch_RX == 0))
+    mask_RQX = causal[None] & same & ((branch_RQ == branch_RX) | (branch_RX == 0))
     return score, jnp.tile(mask_RQX, (1, q.shape[-2] // block, 1))[:, None]
 
 
 def _first_blocks(segment_JRX: jax.Array) -> jax.Array:
     """first_J: for each block of queries the first block of keys, in any row, that may hold a token it sees.
 
-    Blocks whose ranges of segments do not overlap see nothing of each other; [J, J] numbers tell, a row.
+    Blocks whose ranges of segments do not overlap see nothing of each other; [J, J] numbers tell, a row. Padding
+    stands after the segments, so it counts as the last of them.
     """
-    low_JR, high_JR = segment_JRX.min(axis=-1), segment_JRX.max(axis=-1)
+    order_JRX = jnp.where(segment_JRX > 0, segment_JRX, jnp.iinfo(jnp.int32).max)
+    low_JR, high_JR = order_JRX.min(axis=-1), order_JRX.max(axis=-1)
     meet_JJ = ((low_JR[:, None] <= high_JR[None]) & (low_JR[None] <= high_JR[:, None])).any(axis=-1)
     return jnp.argmax(meet_JJ, axis=1).astype(jnp.int32)
 

@@ -62,7 +62,8 @@ class GroupedAttention(nn.Module):
         c = self.config
         q, k, v = (project(x, w) for w in (self.q_DHC, self.k_DKC, self.v_DKC))
         if c.attention_bias:
-            q, k, v = q + self.q_bias_HC, k + self.k_bias_KC, v + self.v_bias_KC
+            biases = (self.q_bias_HC, self.k_bias_KC, self.v_bias_KC)
+            q, k, v = (y + jnp.broadcast_to(bias, y.shape) for y, bias in zip((q, k, v), biases, strict=True))
         if c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = (rotary(heads, position[..., None], c) for heads in (q, k))
