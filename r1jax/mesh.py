@@ -20,6 +20,7 @@ AXES = ("data", "fsdp", "expert", "tensor", "context")
 WEIGHTS: dict[str, tuple[str, ...]] = {
     "D": ("fsdp",),
     "H": ("tensor",),
+    "K": ("tensor",),
     "F": ("tensor",),
     "E": ("expert",),
     "V": ("tensor",),

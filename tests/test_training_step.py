@@ -63,7 +63,7 @@ def state(reference: bool = True) -> TrainState:
 @functools.cache
 def sft(micro_rows: int = ROWS):
     config = dataclasses.replace(BATCH, micro_rows=micro_rows)
-    return tiny.jit(functools.partial(sft_step, CONFIG, config, ROUTER, make_optimizer(OPTIMIZER, 100)))
+    return tiny.jit(functools.partial(sft_step, CONFIG, config, ROUTER, 0.0, make_optimizer(OPTIMIZER, 100)))
 
 
 @functools.cache

@@ -87,7 +87,7 @@ def _train(config: SftStage, run_: Run, init_from: str) -> None:
     optimizer = make_optimizer(config.optimizer, config.steps)
     abstract = abstract_state(config.policy, optimizer, mesh, with_reference=False)
     update = jax.jit(
-        functools.partial(sft_step, config.policy, config.batch, config.router, optimizer),
+        functools.partial(sft_step, config.policy, config.batch, config.router, config.mtp_coef, optimizer),
         donate_argnums=0,
         out_shardings=(shardings(abstract), None),
     )
@@ -114,7 +114,7 @@ def _train(config: SftStage, run_: Run, init_from: str) -> None:
             metrics["lr"] = float(rate(step - 1))
             metrics["time/update_s"] = seconds
             metrics["update/tokens_per_s"] = float(np.count_nonzero(packed.segment_RT)) / seconds
-            metrics["update/mfu"] = 3 * forward_flops(config.policy, packed) / seconds / peak
+            metrics["update/mfu"] = 3 * forward_flops(config.policy, packed, mtp=bool(config.mtp_coef)) / seconds / peak
             run_.log(step, metrics, [])
             run_.evaluate(
                 step,

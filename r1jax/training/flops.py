@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.config import PolicyConfig
-from r1jax.models.policy import parameter_count
+from r1jax.models.policy import mtp_parameter_count, parameter_count
 from r1jax.types import Packed
 
 # Dense bfloat16 FLOPs a second of one device, from its maker's data sheet; matched within `device_kind`, in order.
@@ -33,18 +33,30 @@ PEAK = {
 MEASURED_SIZE = 1024  # of the square matmul that is timed where the table has no entry
 
 
-def forward_flops(config: PolicyConfig, packed: Packed) -> float:
+def forward_flops(config: PolicyConfig, packed: Packed, *, mtp: bool = False) -> float:
     """FLOPs of one forward pass over packed rows; a backward pass is twice that.
 
-    2 a token and parameter that multiplies it (the embedding is looked up, and experts not chosen rest); for
-    attention 2 a query-key pair, head and channel, of the scores and of the values.
+    2 a token and parameter that multiplies it (the embedding is looked up, and experts not chosen rest; a tied one is
+    the head, too); for attention 2 a query-key pair, head and channel, of the scores and of the values.
+
+    Args:
+      mtp: whether the token after next is predicted, too: one more layer, and the head once more.
     """
     valid_RT = np.asarray(packed.segment_RT) > 0
     tokens = int(valid_RT.sum())
     pairs = int((np.asarray(packed.position_RT)[valid_RT] + 1).sum())  # a token sees its own sequence up to itself
-    channels = config.heads * (config.nope_head_dim + config.rope_head_dim + config.v_head_dim)
-    active = parameter_count(config)[1] - config.vocab_size * config.width
-    return 2.0 * active * tokens + 2.0 * config.layers * channels * pairs
+    embedding = config.vocab_size * config.width
+    active, layers = parameter_count(config)[1] - (0 if config.tied else embedding), config.layers
+    if mtp:
+        active, layers = active + mtp_parameter_count(config)[1] + embedding, layers + 1
+    return 2.0 * active * tokens + 2.0 * layers * config.heads * _channels(config) * pairs
+
+
+def _channels(config: PolicyConfig) -> int:
+    """Of a head: those that make a score, and those of a value."""
+    if config.attention == "gqa":
+        return 2 * config.head_dim
+    return config.nope_head_dim + config.rope_head_dim + config.v_head_dim
 
 
 @functools.cache

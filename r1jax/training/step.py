@@ -16,7 +16,7 @@ from r1jax.config import BatchConfig, GrpoConfig, PolicyConfig, RouterConfig
 from r1jax.losses.logprobs import token_logprobs
 from r1jax.losses.policy_gradient import grpo_loss, normalizer
 from r1jax.losses.supervised import cross_entropy
-from r1jax.models.policy import Aux, forward
+from r1jax.models.policy import Aux, follows, forward, forward_multi_token, head
 from r1jax.training.state import TrainState
 from r1jax.types import Array, Packed, PyTree
 
@@ -37,15 +37,23 @@ def score_rows(
 ) -> tuple[jax.Array, jax.Array, Aux]:
     """(logp_RT, entropy_RT, Aux) of the targets of some rows, at the sampling temperature."""
     hidden_RTD, aux = forward(config, params, packed)
+    return *_score_hidden(config, batch, params, hidden_RTD, packed.target_RT, temperature), aux
+
+
+def _score_hidden(
+    config: PolicyConfig,
+    batch: BatchConfig,
+    params: PyTree,
+    hidden_RTD: jax.Array,
+    target_RT: Array,
+    temperature: float,
+) -> tuple[jax.Array, jax.Array]:
+    """(logp_RT, entropy_RT) of targets, given the hidden states that predict them."""
     logp_RT, entropy_RT = token_logprobs(
-        hidden_RTD,
-        params["params"]["head_DV"],
-        packed.target_RT,
-        temperature=temperature,
-        chunk=batch.logit_chunk,
+        hidden_RTD, head(config, params), target_RT, temperature=temperature, chunk=batch.logit_chunk
     )
     assert entropy_RT is not None, "token_logprobs gives the entropy unless told not to"
-    return logp_RT, entropy_RT, aux
+    return logp_RT, entropy_RT
 
 
 def score(
@@ -68,17 +76,33 @@ def sft_step(
     config: PolicyConfig,
     batch_config: BatchConfig,
     router: RouterConfig,
+    mtp_coef: float,
     optimizer: optax.GradientTransformation,
     state: TrainState,
     packed: Packed,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One supervised update over packed rows."""
+    """One supervised update over packed rows.
+
+    With `mtp_coef` above 0 the loss has a second term, so many times the cross-entropy of the token after next, which
+    trains the policy's layer of multi-token prediction (arXiv 2412.19437, eqs. 24-25, one depth).
+    """
     weight = jnp.sum(packed.weight_RT)
+    weight_after = jnp.sum(after_next(packed)[1])
     segments = segment_count(packed.segment_RT)
 
     def loss(params, rows: Packed, _):
-        logp_RT, entropy_RT, aux = score_rows(config, batch_config, params, rows, 1.0)
+        if mtp_coef:
+            hidden_RTD, after_next_RTD, aux = forward_multi_token(config, params, rows)
+        else:
+            hidden_RTD, aux = forward(config, params, rows)
+        logp_RT, entropy_RT = _score_hidden(config, batch_config, params, hidden_RTD, rows.target_RT, 1.0)
         loss, metrics = cross_entropy(logp_RT, rows.weight_RT, normalizer=weight)
+        if mtp_coef:
+            target_RT, weight_RT = after_next(rows)
+            logp_RT, _ = _score_hidden(config, batch_config, params, after_next_RTD, target_RT, 1.0)
+            loss_after, _ = cross_entropy(logp_RT, weight_RT, normalizer=weight_after)
+            loss += mtp_coef * loss_after
+            metrics["mtp/loss"] = jax.lax.stop_gradient(loss_after)
         balance = aux.balance / jnp.maximum(segments, 1)
         metrics |= {
             "policy/entropy": jnp.sum(jax.lax.stop_gradient(entropy_RT) * rows.weight_RT) / jnp.maximum(weight, 1.0),
@@ -90,6 +114,16 @@ def sft_step(
     state, metrics = apply_gradients(state, grads, metrics, aux, router, optimizer)
     metrics["update/padding"] = jnp.mean(packed.segment_RT == 0)
     return state._replace(step=state.step + 1), metrics
+
+
+def after_next(packed: Packed) -> tuple[jax.Array, jax.Array]:
+    """(target_RT, weight_RT) of multi-token prediction: what the next token is to predict, where it is of one's own.
+
+    A position counts if both its next token and the one after belong to its segment and branch, and the latter is to
+    be learnt.
+    """
+    target_RT, weight_RT = (jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (packed.target_RT, packed.weight_RT))
+    return target_RT, jnp.where(follows(packed), weight_RT, 0.0)
 
 
 def rl_step(
@@ -191,9 +225,14 @@ def apply_gradients(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """The optimizer's step, and the router's: the bias of an overloaded expert falls, of an underloaded one rises.
 
-    Source of the latter: arXiv 2408.15664, algorithm 1; arXiv 2412.19437, section 2.1.2.
+    A layer of multi-token prediction that the loss did not read, so that `aux` has no load of it, stays as it is:
+    weight decay would wear it down.
+
+    Source of the router's: arXiv 2408.15664, algorithm 1; arXiv 2412.19437, section 2.1.2.
     """
     updates, opt_state = optimizer.update(grads, state.optimizer, state.params["params"])
+    if "mtp" in updates and not _mtp_is_trained(state.params["router"], aux):
+        updates = updates | {"mtp": jax.tree.map(jnp.zeros_like, updates["mtp"])}
     params = {"params": optax.apply_updates(state.params["params"], updates), "router": state.params["router"]}
     metrics["grad_norm"] = optax.tree.norm(grads)
     if aux.load_NE.shape[0]:
@@ -203,5 +242,18 @@ def apply_gradients(
         metrics["moe/dropped"] = aux.dropped
         if router.bias_rate:
             shift_NE = router.bias_rate * jnp.sign(mean - load_NE)
-            params["router"] = jax.tree.map(lambda bias_NE: bias_NE + shift_NE, params["router"])
+            params["router"] = _shift_biases(params["router"], shift_NE, _mtp_is_trained(params["router"], aux))
     return state._replace(params=params, optimizer=opt_state), metrics
+
+
+def _mtp_is_trained(biases: PyTree, aux: Aux) -> bool:
+    """Whether the loads have a row more than the policy has mixture layers."""
+    (bias_NE,) = jax.tree.leaves(biases["moe"])
+    return bool(aux.load_NE.shape[0] > bias_NE.shape[0])
+
+
+def _shift_biases(biases: PyTree, shift_NE: jax.Array, with_mtp: bool) -> PyTree:
+    """The load biases moved by `shift_NE`, whose last row is, `with_mtp`, that of multi-token prediction."""
+    main_NE, (mtp_E,) = (shift_NE[:-1], shift_NE[-1:]) if with_mtp else (shift_NE, (0.0,))
+    shifts = {"moe": main_NE, "mtp": mtp_E}
+    return {name: jax.tree.map(lambda bias: bias + shifts[name], tree) for name, tree in biases.items()}  # noqa: B023
