@@ -19,7 +19,7 @@ R1_ZERO = {
 }
 
 MINE = """
-import asyncio, time
+import asyncio, os, time
 import numpy as np
 calls = []
 def length(completions, target, **kwargs): return [len(c) / target for c in completions]
@@ -47,6 +47,18 @@ def slow(completions): time.sleep(0.4); return [1.0] * len(completions)
 def needs(completions, no_such_column): return [0.0]
 def positional(completions, /): return [0.0]
 def changes(completions): completions.clear(); return []
+def dies(completions):
+    if "die" in completions: os._exit(7)
+    return [1.0] * len(completions)
+async def stalls(completions):
+    if "stall" in completions: await asyncio.sleep(3600)
+    return [2.0] * len(completions)
+def ids(completion_ids, level): return [float(len(i)) + level for i in completion_ids]
+def told(completions, echo): return echo(completions)
+def checked(completions, answer, least=0): return [float(a) for a in answer]
+def check_checked(answer, pool, least=0):
+    if least > 5: raise ValueError(f"least is {least}; expected at most 5")
+    return [f"{len(answer)} answers, the first {answer[0]}"]
 constant = 3
 """
 
@@ -94,6 +106,54 @@ def test_worked_example():
     assert batch.metrics["reward/std"] == pytest.approx(0.226875**0.5)
     assert batch.metrics["reward/accuracy/mean"] == 0.5 and batch.metrics["reward/format/mean"] == 0.75
     assert batch.metrics["reward/accuracy/graded"] == 4 and batch.metrics["reward/accuracy/errors"] == 0
+
+
+def test_worked_example_in_two_languages():
+    """o1: wrong, in English; o2: right, in English; weights 1 and 0.2, for an English question."""
+    completions = [
+        "<think> First add two and three, which gives five, then multiply by four </think> <answer> 20 </answer>",
+        "<think> First multiply three by four, which gives twelve, then add two </think> <answer> 14 </answer>",
+    ]
+    specs = {
+        "accuracy": RewardSpec("r1jax.rewards.answers:accuracy", 1.0),
+        "language": RewardSpec("r1jax.rewards.language:consistency", 0.2),
+    }
+    columns = {"answer": ["14"] * 2, "task": ["arithmetic"] * 2, "language": ["en"] * 2}
+    with load_rewards(specs, GRADING) as rewards:
+        assert rewards.check(columns) == []
+        batch = rewards(["What is 2 + 3 * 4?"] * 2, completions, columns, [[1]] * 2)
+    np.testing.assert_allclose(batch.total_B, [0.2, 1.2], atol=1e-4)  # the share is of likelihoods, just under 1
+
+
+# As TRL's own documentation has them: by keyword, extra columns swallowed, a list of floats or None.
+TRLS = """
+import asyncio, re
+def reward_len(completions, **kwargs):
+    return [float(len(completion)) for completion in completions]
+def format_reward(completions, **kwargs):
+    return [1.0 if re.match(r"^<think>.*?</think><answer>.*?</answer>$", c) else 0.0 for c in completions]
+def math_only(prompts, completions, task, **kwargs):
+    return [1.0 if t == "math" else None for t in task]
+async def fetched(prompts, completions, completion_ids, **kwargs):
+    await asyncio.sleep(0)
+    return [0.5 * len(ids) for ids in completion_ids]
+"""
+
+
+def test_functions_of_trls_form_run_unchanged(tmp_path, monkeypatch):
+    (tmp_path / "trls.py").write_text(TRLS)
+    monkeypatch.chdir(tmp_path)
+    texts = ["<think>a</think><answer>b</answer>", "ab"]
+    for process in (False, True):
+        specs = {fn: RewardSpec(f"trls:{fn}", 1.0, process=process)
+                 for fn in ("reward_len", "format_reward", "math_only", "fetched")}  # fmt: skip
+        with load_rewards(specs, GRADING) as rewards:
+            batch = run(rewards, texts, task=["math", "chat"], answer=["1", "2"])
+        assert {name: values.tolist() for name, values in batch.by_name.items()} == {
+            "reward_len": [34, 2], "format_reward": [1, 0], "math_only": [1, 0], "fetched": [0, 0.5],
+        }  # fmt: skip
+        assert batch.mine["math_only"].tolist() == [True, False]
+    sys.modules.pop("trls")
 
 
 def test_users_functions_receive_what_they_name(mine):
@@ -220,3 +280,100 @@ def test_bad_batches(mine):
 def test_a_function_cannot_change_what_others_see(mine):
     batch = score({"bad": "changes", "good": "truth"})
     assert batch.by_name["good"].tolist() == [1, 0, 0, 0] and batch.metrics["reward/bad/errors"] == 4
+
+
+def test_tasks_route_and_others_are_not_shown(mine):
+    specs = {
+        "rules": RewardSpec("my_rewards:named", 1.0, tasks=["math", "gym:*"]),
+        "model": RewardSpec("my_rewards:everything", 2.0, tasks=["chat"]),
+        "late": RewardSpec("my_rewards:truth", 1.0, start=3, stop=4),
+    }
+    tasks = ["math", "chat", "gym:x", "other"]
+    with load_rewards(specs, GRADING) as rewards:
+        batch = run(rewards, ["a", "b", "c", "a"], task=tasks, answer=["1"] * 4)
+        assert batch.total_B.tolist() == [1, 2, 2, 1]
+        assert {name: rows.tolist() for name, rows in batch.mine.items()} == {
+            "rules": [True, False, True, False], "model": [False, True, False, False], "late": [True] * 4,
+        }  # fmt: skip
+        assert batch.metrics["reward/model/mean"] == 1 and batch.metrics["reward/frac_unscored"] == 0
+        scored = {step: start(rewards, step, tasks).result() for step in (2, 3, 4, 5)}
+        assert [list(b.by_name) for b in scored.values()] == [
+            ["rules", "model"], ["rules", "model", "late"], ["rules", "model", "late"], ["rules", "model"],
+        ]  # fmt: skip
+        assert scored[2].metrics["reward/frac_unscored"] == 0.25
+        assert rewards.check_routes(["math", "chat"]) == []
+        with pytest.raises(ValueError, match=r"rewards\.model\.tasks is \['chat'\].*did you mean 'chats'"):
+            rewards.check_routes(["math", "chats"])
+    only = {"rules": specs["rules"]}
+    with load_rewards(only, GRADING) as rewards:
+        assert "no reward applies to the task 'chat'" in rewards.check_routes(["math", "chat"])[0]
+        rewards.check(dict(task=["chat"]))  # lacks 'answer', but none of its tasks is here
+    for fields in (dict(start=0), dict(start=3, stop=2), dict(stop=-1)):
+        with pytest.raises(ValueError, match=r"rewards\.x\.start is"):
+            load_rewards({"x": RewardSpec("my_rewards:named", 1.0, **fields)}, GRADING)
+
+
+def start(rewards, step, tasks):
+    n = len(tasks)
+    return rewards.start(["?"] * n, ["a"] * n, {"task": tasks, "answer": ["1"] * n}, [[0]] * n, step)
+
+
+def test_what_hangs_or_dies_in_a_process_of_its_own_is_killed_and_called_again(mine, caplog):
+    specs = {fn: RewardSpec(f"my_rewards:{fn}", 1.0, process=True) for fn in ("dies", "stalls")}
+    specs["ids"] = RewardSpec("my_rewards:ids", 1.0, {"level": 0.5}, process=True)
+    with load_rewards(specs, RewardsConfig(1.5, -1.0, 1)) as rewards, caplog.at_level(logging.WARNING):
+        for completions, expected in ((["a"], [1, 2]), (["die", "stall"], [-1, -1]), (["a"], [1, 2])):
+            began = time.monotonic()
+            batch = rewards(["?"] * len(completions), completions, {"task": ["t"] * len(completions)},
+                            [np.arange(3)] * len(completions))  # fmt: skip
+            assert [batch.by_name[fn][0] for fn in specs] == [*expected, 3.5]
+            assert time.monotonic() - began < 5
+            if "die" in completions:
+                assert batch.metrics["reward/dies/crashes"] == 2 and batch.metrics["reward/stalls/timeouts"] == 2
+    assert "config.rewards.dies.fn: crashes: the worker died (exit status 7)" in caplog.text
+    assert "config.rewards.stalls.fn: timeouts: no result within 1.5 s" in caplog.text
+
+
+def test_a_process_has_no_services_and_must_be_able_to_import(mine):
+    with (
+        load_rewards({"x": RewardSpec("my_rewards:served", 1.0, process=True)}, GRADING) as rewards,
+        pytest.raises(ValueError, match=r"requires the parameter 'pool'.*drop config\.rewards\.x\.process"),
+    ):
+        rewards.check(dict(task=["t"]))
+    sys.modules["my_rewards"].only_here = sys.modules["my_rewards"].length
+    with pytest.raises(ValueError, match=r"rewards\.x\.fn is 'my_rewards:only_here', which cannot be imported"):
+        load_rewards({"x": RewardSpec("my_rewards:only_here", 1.0, {"target": 1}, process=True)}, GRADING)
+
+
+def test_services_that_a_stage_offers(mine):
+    made = []
+
+    def echo(kwargs):
+        made.append(dict(kwargs))
+        return lambda completions: [float(len(text)) for text in completions]
+
+    with load_rewards({"x": RewardSpec("my_rewards:told", 1.0)}, GRADING, {"echo": echo}) as rewards:
+        rewards.check(dict(task=["t"]))
+        assert run(rewards, ["a", "bbb"]).by_name["x"].tolist() == [1, 3]
+    assert made == [{}]
+
+
+def test_a_companion_warns_or_refuses(mine):
+    with load_rewards({"x": RewardSpec("my_rewards:checked", 1.0, tasks=["a"])}, GRADING) as rewards:
+        assert rewards.check(dict(task=["b", "a", "a"], answer=["1", "2", "3"])) == [
+            "config.rewards.x: 2 answers, the first 2"
+        ]
+    with (
+        load_rewards({"x": RewardSpec("my_rewards:checked", 1.0, {"least": 9})}, GRADING) as rewards,
+        pytest.raises(ValueError, match="least is 9"),
+    ):
+        rewards.check(dict(task=["a"], answer=["1"]))
+
+
+def test_calls_go_on_while_the_caller_works(mine):
+    with load_rewards({"x": RewardSpec("my_rewards:slow", 1.0)}, GRADING) as rewards:
+        pending = start(rewards, 1, ["t"])
+        time.sleep(0.4)
+        began = time.monotonic()
+        assert pending.result().total_B.tolist() == [1]
+        assert time.monotonic() - began < 0.2
