@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from r1jax.rewards.answers import COUNTS, accuracy, check_accuracy, check_gold
 from r1jax.rewards.numbers import canonical, number, words
 from r1jax.rewards.workers import WorkerPool
+from tests.near_misses import near_misses, near_numbers
 
 SOURCE = Path(os.environ.get("R1JAX_SOURCE_DIR", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 
@@ -103,6 +106,38 @@ def test_math500_gold_equals_itself_and_only_itself(pool):
     distinct = list(dict.fromkeys(canonical(g).replace(" ", "") for g in golds if number(canonical(g)) is None))
     shifted = distinct[1:] + distinct[:1]
     assert len(distinct) > 80 and grade(distinct, shifted, pool) == [0.0] * len(distinct)
+
+
+def test_worked_solutions_end_in_their_gold_answer(pool):
+    """All but one: its solution boxes the answer twice, in two spellings, and of several boxes none counts."""
+    for split in ("train", "test"):
+        texts = [row["answer"] for row in rows(f"gsm8k/{split}.jsonl")]
+        golds = [text.rsplit("#### ", 1)[1] for text in texts]
+        assert accuracy(texts, texts, golds, ["gsm8k"] * len(texts), extraction="hashes") == [1.0] * len(texts)
+    problems = rows("math500/test.jsonl")
+    golds, texts = [row["answer"] for row in problems], [row["solution"] for row in problems]
+    scores = accuracy(texts, texts, golds, ["math500"] * 500, extraction={"math500": "boxed"}, pool=pool)
+    print("MATH-500 solutions not graded right:", [g for g, score in zip(golds, scores, strict=True) if score != 1])
+    assert [i for i, score in enumerate(scores) if score != 1] == [golds.index("\\frac{639}{40}")]
+    assert (
+        "$d = 15\\frac{975}{1000} = \\boxed{15\\frac{39}{40}},$ or $\\boxed{\\frac{639}{40}}$" in texts[scores.index(0)]
+    )
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "math500"])
+def test_near_misses_score_nothing(name, pool):
+    if name == "gsm8k":
+        golds = [row["answer"].rsplit("#### ", 1)[1] for row in rows("gsm8k/test.jsonl")]
+        made = [(gold, kind, text) for gold in golds for kind, text in near_numbers(gold)]
+    else:
+        golds = [row["answer"] for row in rows("math500/test.jsonl")]
+        made = [(gold, kind, text) for gold in golds for kind, text in near_misses(gold)]
+    rare = [case for case in made if case[1] in ("swapped", "unit") and name == "math500"]
+    cases = (rare + random.Random(0).sample([case for case in made if case not in rare], 500))[:500]
+    print(name, Counter(kind for _, kind, _ in cases))
+    assert {kind for _, kind, _ in cases} >= {"sign", "off by one", "swapped", "unit"}
+    scores = grade([gold for gold, _, _ in cases], [text for _, _, text in cases], pool, name)
+    assert [case for case, score in zip(cases, scores, strict=True) if score != 0] == []
 
 
 def test_pairs_that_need_no_worker():
@@ -202,4 +237,9 @@ def test_readings_by_hand():
     assert number("1 4/5").value * 5 == 9 and number("28/2").unevaluated and not number("7/2").unevaluated
     assert number("$5").unit == number("5 dollars").unit == "dollar" and number("5 or 6") is None
     assert canonical("$\\boxed{\\dfrac{1}{2}}$.") == "\\frac{1}{2}"
-    assert words("\\text{(C)}") == words("C") == "c" and words("xy") is None and words("2xyz") is None and words("5 and 7") is None
+    assert (
+        words("\\text{(C)}") == words("C") == "c"
+        and words("xy") is None
+        and words("2xyz") is None
+        and words("5 and 7") is None
+    )

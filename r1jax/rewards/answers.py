@@ -135,6 +135,8 @@ def _verdict(candidate: str | None, gold: str, task: str, entry: str | None) -> 
         return _procedural(candidate, task.removeprefix(PROCEDURAL), entry)
     if len(candidate) > MAX_ANSWER or "\0" in candidate:
         return None
+    if "\n" in candidate and "\\begin" not in candidate:  # several lines, not of one table: several answers
+        return None
     return _compare(gold, candidate)
 
 
