@@ -13,19 +13,19 @@ from configs.models import tiny
 
 # One problem distribution for the corpus, the prompts and the held-out test (disjoint by expression).
 PROBLEMS = dict(max_operand=9, max_operand_pair=10, max_abs=20)
-# What the base has read (docs/design.md, 'The corpus'): much worked text, a quarter in R1-Zero's template.
+# What the base has read (docs/corpus.md): mostly worked solutions, an eighth of it in R1-Zero's template.
 MIXTURE = dict(
-    facts=0.25,
-    solutions=0.43,
+    facts=0.12,
+    solutions=0.66,
     dialogue=0.05,
     statements=0.04,
-    template=0.23,
-    tagged=0.45,
-    broken=0.20,
+    template=0.13,
+    tagged=0.40,
+    broken=0.25,
     worked=0.25,
     direct=0.10,
-    right=0.65,
-    template_right=0.55,
+    right=0.85,
+    template_right=0.75,
     left_to_right=0.80,
     guess=0.10,
 )
@@ -66,7 +66,7 @@ def base() -> ConfigDict:
     return ConfigDict(
         dict(
             stage="sft",
-            steps=1200,
+            steps=1500,
             init_from="",
             tokenizer=dict(vocab_size=768, train_documents=10_000, max_piece_length=96, across_words=True),
             data=dict(
@@ -82,11 +82,12 @@ def base() -> ConfigDict:
             ),
             batch=dict(row_length=128, rows=16, micro_rows=16, logit_chunk=1024),
             optimizer=dict(
+                rule="muon",
                 lr=4e-3,
                 warmup_steps=30,
                 schedule="cosine",
                 final_scale=0.1,
-                beta1=0.9,
+                beta1=0.95,
                 beta2=0.99,
                 eps=1e-8,
                 weight_decay=0.05,
@@ -132,6 +133,7 @@ def zero() -> ConfigDict:
             ),
             batch=dict(row_length=256, rows=8, micro_rows=8, logit_chunk=1024),
             optimizer=dict(
+                rule="adamw",
                 lr=3e-4,
                 warmup_steps=5,
                 schedule="cosine",

@@ -180,19 +180,21 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warmup, then constant or cosine to `final_scale` of the peak."""
+    """An update rule with linear warmup, then constant or cosine to `final_scale` of the peak."""
 
+    rule: str  # adamw | muon
     lr: float
     warmup_steps: int
     schedule: str  # constant | cosine
     final_scale: float
-    beta1: float
-    beta2: float
+    beta1: float  # of the momentum
+    beta2: float  # of the squares; under Muon those of embedding, head, router and vectors only
     eps: float
     weight_decay: float
     clip_norm: float
 
     def __post_init__(self):
+        _one_of("optimizer.rule", self.rule, ("adamw", "muon"))
         _one_of("optimizer.schedule", self.schedule, ("constant", "cosine"))
         _at_least(0, "optimizer", self, "lr", "warmup_steps", "final_scale", "eps", "weight_decay", "clip_norm")
 
@@ -462,8 +464,21 @@ class RewardModelStage:
             raise ValueError("config.sources is empty; expected at least one entry, NAME -> {name, weight, kwargs}")
 
 
+@dataclasses.dataclass(frozen=True)
+class ConvertedStage:
+    """What an imported checkpoint says of itself: how to prompt and evaluate it. No stage made it, and none is run."""
+
+    stage: str
+    template: str
+    policy: PolicyConfig
+    data: DataConfig
+    evaluation: EvaluationConfig
+    grading: RewardsConfig
+
+
 AnyStage = SftStage | RlStage | RewardModelStage
 STAGES = {"sft": SftStage, "rl": RlStage, "reward_model": RewardModelStage}
+CONVERTED = "converted"  # the stage of a `ConvertedStage`
 
 
 def _one_of(field: str, got: Any, expected: tuple) -> None:
@@ -506,6 +521,11 @@ def stage_config(config: Mapping | ConfigDict) -> AnyStage:
         raise ValueError("config.stage is missing; expected one of " + ", ".join(map(repr, STAGES)))
     _one_of("config.stage", tree["stage"], tuple(STAGES))
     return _build(STAGES[tree["stage"]], tree, "config")
+
+
+def checkpoint_config(tree: Mapping) -> AnyStage | ConvertedStage:
+    """As `stage_config`, of the `config.json` of any checkpoint."""
+    return _build(ConvertedStage, tree, "config") if tree.get("stage") == CONVERTED else stage_config(tree)
 
 
 def to_dict(section: Any) -> dict:

@@ -14,6 +14,7 @@ from tests import tiny_policy as tiny
 
 OPTIMIZER = make_optimizer(
     OptimizerConfig(
+        rule="adamw",
         lr=0.1,
         warmup_steps=1,
         schedule="constant",

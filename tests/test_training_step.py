@@ -37,6 +37,7 @@ GRPO = GrpoConfig(
 )
 # A large eps keeps Adam's step smooth where a gradient is nearly 0, so that rounding does not show in the sign.
 OPTIMIZER = OptimizerConfig(
+    rule="adamw",
     lr=0.02,
     warmup_steps=1,
     schedule="constant",
