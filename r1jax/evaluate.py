@@ -12,7 +12,7 @@ from absl import flags
 
 import r1jax
 from r1jax import command
-from r1jax.config import RlStage, SftStage, TaskSpec
+from r1jax.config import ConvertedStage, RlStage, SftStage, TaskSpec
 from r1jax.data import tasks
 from r1jax.stages.evaluate import Evaluator
 
@@ -54,7 +54,7 @@ def main(_: list[str]) -> list[dict[str, Any]]:
     return [{"task": task} | figures for task, figures in results.items()]
 
 
-def known_parameters(stage: SftStage | RlStage) -> dict[str, dict[str, Any]]:
+def known_parameters(stage: SftStage | RlStage | ConvertedStage) -> dict[str, dict[str, Any]]:
     """The parameters that a checkpoint's config gives to tasks, by name without split; its evaluation's come first."""
     trained = {spec.name: spec.kwargs for spec in stage.data.sources.values()}
     return trained | {tasks.parse_name(spec.name)[0]: spec.kwargs for spec in stage.evaluation.tasks.values()}

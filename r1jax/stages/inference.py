@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax.config import MeshConfig, PolicyConfig, RewardModelStage, RlStage, SftStage
+from r1jax.config import ConvertedStage, MeshConfig, PolicyConfig, RewardModelStage, RlStage, SftStage
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import make_mesh
@@ -45,7 +45,7 @@ class Policy:
     params: PyTree
     tokenizer: Tokenizer
     model: PolicyModel
-    stage: SftStage | RlStage  # the config that trained it
+    stage: SftStage | RlStage | ConvertedStage  # the config that trained it, or came with it
     mesh: Mesh
 
     def logits(self, tokens_BL: Array) -> np.ndarray:
@@ -123,8 +123,8 @@ def load(path: str) -> Policy:
     return Policy(stage.policy, params, Tokenizer.load(path), PolicyModel(stage.policy), stage, mesh)
 
 
-def read_writer(path: str) -> SftStage | RlStage:
-    """The config that trained the policy in a folder.
+def read_writer(path: str) -> SftStage | RlStage | ConvertedStage:
+    """The config of the policy in a folder.
 
     Raises:
       ValueError: the folder is no checkpoint, or one of a reward model, which has lost its token head.

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from r1jax.config import AnyStage, stage_config, to_dict
+from r1jax.config import AnyStage, ConvertedStage, checkpoint_config, to_dict
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.training.checkpoint import write_json_atomic
 
@@ -43,14 +43,14 @@ def has_begun(workdir: str, config: AnyStage) -> bool:
     return True
 
 
-def begin(workdir: str, config: AnyStage, tokenizer: Tokenizer) -> None:
+def begin(workdir: str, config: AnyStage | ConvertedStage, tokenizer: Tokenizer) -> None:
     """Makes the folder. The config comes last: it says that all the rest is there."""
     Path(workdir).mkdir(parents=True, exist_ok=True)
     tokenizer.save(workdir)
     write_json_atomic(Path(workdir) / CONFIG, _as_json(config))
 
 
-def read_config(workdir: str) -> AnyStage:
+def read_config(workdir: str) -> AnyStage | ConvertedStage:
     """The config a folder was made with.
 
     Raises:
@@ -69,7 +69,7 @@ def read_config(workdir: str) -> AnyStage:
     if not isinstance(tree, dict):
         raise ValueError(f"{path} is {type(tree).__name__}; expected a stage's config, a JSON object: restore it")
     try:
-        return stage_config(tree)
+        return checkpoint_config(tree)
     except ValueError as error:
         raise ValueError(f"{path} is not a stage's config: {error}") from error
 
@@ -92,7 +92,7 @@ def write_result(workdir: str, result: dict[str, Any]) -> None:
     write_json_atomic(Path(workdir) / RESULT, result)
 
 
-def _as_json(config: AnyStage) -> dict[str, Any]:
+def _as_json(config: AnyStage | ConvertedStage) -> dict[str, Any]:
     return json.loads(json.dumps(to_dict(config)))
 
 
