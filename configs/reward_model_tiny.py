@@ -13,7 +13,7 @@ from configs.models import tiny
 
 def policy() -> ConfigDict:
     config = tiny.get_config()
-    config.update(vocab_size=768, width=64, layers=2, heads=4, kv_lora_rank=32, nope_head_dim=16, rope_head_dim=16,
+    config.update(vocab_size=768, width=64, layers=3, heads=4, kv_lora_rank=32, nope_head_dim=16, rope_head_dim=16,
                   v_head_dim=16, dense_ffn=128, experts=8, expert_ffn=32, context=256)  # fmt: skip
     return config
 
@@ -32,11 +32,11 @@ def reward_model(objective: str, source: str, steps: int, lr: float) -> ConfigDi
             seed=0,
             steps=steps,
             init_from="base",
-            template="r1_zero",
+            template="plain",
             objective=objective,
             policy=policy(),
             sources={"replies": {"name": source, "weight": 1.0, "kwargs": {}}},
-            batch=dict(examples=64, row_length=256, rows=8, micro_rows=8),
+            batch=dict(examples=64, row_length=256, rows=4, micro_rows=4),
             optimizer=optimizer(lr=lr, warmup_steps=10),
             router=dict(bias_rate=1e-3, balance_coef=1e-3),
             evaluation=dict(limit=1000, every=25, every_limit=200),
@@ -48,19 +48,37 @@ def reward_model(objective: str, source: str, steps: int, lr: float) -> ConfigDi
 
 def base() -> ConfigDict:
     config = r1_zero_tiny.base()
-    config.update(steps=300, policy=policy())
+    config.update(steps=200, template="plain", policy=policy())
     config.data.sources = {"replies": {"name": "replies", "weight": 1.0, "kwargs": {}}}
     config.batch.update(row_length=256, rows=8, micro_rows=8)
-    config.tokenizer.update(train_documents=5000)
+    config.tokenizer.update(train_documents=5000, max_piece_length=16, across_words=False)
     config.evaluation.tasks = {}
     config.checkpoint.update(every=100)
+    return config
+
+
+def aligned() -> ConfigDict:
+    """RL on both models' scores: what is said must help, what is thought and said must not hurt."""
+    config = r1_zero_tiny.zero()
+    config.update(steps=60, template="plain", policy=policy())
+    config.data.sources = {"replies": {"name": "replies", "weight": 1.0, "kwargs": {}}}
+    config.rollout.update(prompts=16, samples=8, max_tokens=64)
+    config.batch.update(row_length=256, rows=8, micro_rows=8)
+    config.rewards = {
+        "helpful": {"fn": "r1jax.rewards.preference:helpful", "weight": 0.2, "kwargs": {"checkpoint": "helpful"}},
+        "harmless": {"fn": "r1jax.rewards.preference:harmless", "weight": 1.0, "kwargs": {"checkpoint": "harmless"}},
+        "format": {"fn": "r1jax.rewards.format:think_answer", "weight": 0.5, "kwargs": {}},
+    }
+    config.evaluation.tasks = {}
+    config.checkpoint.update(every=20)
     return config
 
 
 def get_config() -> ConfigDict:
     stages = dict(
         base=base(),
-        helpful=reward_model("bradley_terry", "replies:helpful", steps=150, lr=2e-3),
-        harmless=reward_model("pointwise", "replies:harmless", steps=100, lr=2e-3),
+        helpful=reward_model("bradley_terry", "replies:helpful", steps=250, lr=3e-3),
+        harmless=reward_model("pointwise", "replies:harmless", steps=60, lr=3e-3),
+        aligned=aligned(),
     )
     return ConfigDict(dict(stage="pipeline", seed=0, order=tuple(stages), stages=stages)).lock()

@@ -11,9 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from r1jax.config import AnyStage, stage_config
+from r1jax.config import AnyStage, RewardModelStage, RlStage, stage_config
 from r1jax.report import write_report
-from r1jax.stages import reward_model, rl, sft
+from r1jax.stages import graders, reward_model, rl, sft
 from r1jax.stages.evaluate import table
 from r1jax.stages.inference import check_architecture
 from r1jax.stages.workdir import has_begun, read_result, write_result
@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     stages = pipeline_stages(config)
     folders = {name: str(Path(workdir) / name) for name in stages}
     for name, stage in stages.items():
-        _check(name, stage, folders[name])
+        _check(name, stage, folders)
     results = {}
     for name, stage in stages.items():
         say(f"== stage {name} ({stage.stage}) in {folders[name]}")
@@ -52,11 +52,11 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _check(name: str, stage: AnyStage, folder: str) -> None:
+def _check(name: str, stage: AnyStage, folders: Mapping[str, str]) -> None:
     """Refuses a stage that could not run, before an earlier one has taken hours. A finished one is not looked at."""
     try:
-        if not (has_begun(folder, stage) and read_result(folder)):
-            STAGES[stage.stage].check(stage)
+        if not (has_begun(folders[name], stage) and read_result(folders[name]) is not None):
+            STAGES[stage.stage].check(stage, folders)
     except ValueError as error:
         raise ValueError(f"stage {name}: {error}") from error
 
@@ -84,9 +84,17 @@ def pipeline_stages(config: ConfigDict) -> dict[str, AnyStage]:
             stage = stage_config(tree["stages"][name])
         except ValueError as error:
             raise ValueError(f"stage {name}: {error}") from error
+        named = {"init_from": stage.init_from}
+        if isinstance(stage, RlStage):
+            named |= {f"rewards.{reward}": folder for reward, folder in graders.checkpoints(stage.rewards).items()}
+        for key, earlier in named.items():
+            if earlier in tree["stages"] and earlier not in stages:
+                raise ValueError(f"config.stages.{name}.{key} is {earlier!r}, a stage that comes no earlier")
         start = stages.get(stage.init_from)
-        if stage.init_from in tree["stages"] and start is None:
-            raise ValueError(f"config.stages.{name}.init_from is {stage.init_from!r}, a stage that comes no earlier")
+        if isinstance(start, RewardModelStage):
+            raise ValueError(
+                f"config.stages.{name}.init_from is {stage.init_from!r}, a reward model, which writes no text"
+            )
         if start is not None:
             check_architecture(f"stage {stage.init_from}", start.policy, stage.policy)
         stages[name] = dataclasses.replace(stage, seed=stage.seed + tree["seed"])

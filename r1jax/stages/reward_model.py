@@ -52,7 +52,7 @@ def run(config: RewardModelStage, workdir: str, folders: Mapping[str, str] = NO_
         return run_.result_or_fail()
 
 
-def check(config: RewardModelStage) -> None:
+def check(config: RewardModelStage, folders: Mapping[str, str] = NO_FOLDERS) -> None:
     """Refuses what can be told wrong with no checkpoint at hand. Compiles nothing."""
     open_inputs(config)
 

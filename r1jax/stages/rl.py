@@ -19,7 +19,7 @@ from r1jax.data.loader import Loader
 from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.rewards.compose import Rewards, load_rewards
-from r1jax.stages import groups
+from r1jax.stages import graders, groups
 from r1jax.stages.evaluate import Evaluator
 from r1jax.stages.inference import check_prompts, check_start, load_params, make_engine
 from r1jax.stages.run import NO_FOLDERS, Run, check_stage
@@ -50,22 +50,22 @@ def run(config: RlStage, workdir: str, folders: Mapping[str, str] = NO_FOLDERS) 
     """
     with Run(config, workdir) as run_:
         if run_.result is None:
-            _train(config, run_, folders.get(config.init_from, config.init_from))
+            _train(config, run_, folders)
         return run_.result_or_fail()
 
 
-def check(config: RlStage) -> None:
-    """Refuses what can be told wrong with no checkpoint at hand. Reads data; compiles nothing."""
-    inputs = open_inputs(config)
+def check(config: RlStage, folders: Mapping[str, str] = NO_FOLDERS) -> None:
+    """Refuses what can be told wrong before earlier stages have run. Reads data; compiles nothing."""
+    inputs = open_inputs(config, graders.checkers(folders))
     inputs.rewards.close()
     for warning in inputs.warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def open_inputs(config: RlStage) -> Inputs:
-    """Raises ValueError where the config, a reward function or the data are bad."""
+def open_inputs(config: RlStage, services: graders.Makers) -> Inputs:
+    """Raises ValueError where the config, a reward function, a model that one calls, or the data are bad."""
     mesh = check_stage(config)
-    rewards = load_rewards(config.rewards, config.grading)
+    rewards = load_rewards(config.rewards, config.grading, services)
     try:
         sources = [
             tasks.load(
@@ -79,8 +79,9 @@ def open_inputs(config: RlStage) -> Inputs:
         raise
 
 
-def _train(config: RlStage, run_: Run, init_from: str) -> None:
-    mesh, sources, rewards, warnings = open_inputs(config)
+def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
+    init_from = folders.get(config.init_from, config.init_from)
+    mesh, sources, rewards, warnings = open_inputs(config, graders.makers(folders))
     run_.enter(rewards)
     for warning in warnings:
         run_.say(f"warning: {warning}")

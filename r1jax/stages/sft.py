@@ -51,7 +51,7 @@ def run(config: SftStage, workdir: str, folders: Mapping[str, str] = NO_FOLDERS)
         return run_.result_or_fail()
 
 
-def check(config: SftStage) -> None:
+def check(config: SftStage, folders: Mapping[str, str] = NO_FOLDERS) -> None:
     """Refuses what can be told wrong with no checkpoint at hand. Reads data; trains and compiles nothing."""
     open_inputs(config)
 
