@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from r1jax.mesh import make_mesh, state_shardings
+from r1jax.rollout.engine import bucket
 from r1jax.rollout.sampling import sample
 from r1jax.types import Rollouts
 from tests import tiny_policy as tiny
@@ -149,6 +150,13 @@ def test_one_program_serves_a_bucket():
     assert engine._rollout._cache_size() == count
     generate(tiny.draw_tokens(9, 33, 1, 2, 20))
     assert engine._rollout._cache_size() == count + 1, "the count sees a new program"
+
+
+def test_buckets():
+    """The smallest of 32 * 2**k and 48 * 2**k that holds the prompt."""
+    sizes = sorted([32 << k for k in range(8)] + [48 << k for k in range(8)])
+    for length in range(1, 4097):
+        assert bucket(length) == next(size for size in sizes if size >= length)
 
 
 def test_a_longer_bucket_gives_the_same_tokens():

@@ -22,7 +22,7 @@ from r1jax.models.policy import PolicyModel
 from r1jax.rollout.sampling import sample
 from r1jax.types import PyTree, Rollouts
 
-PROMPT_BUCKET = 32  # tokens
+SMALLEST_BUCKET = 32  # tokens of a prompt
 
 
 class Decoding(NamedTuple):
@@ -250,14 +250,22 @@ class Engine:
                 f"together they exceed policy.context ({self._config.context}): shorten the prompt or lower max_tokens"
             )
         missing = -len(prompts) % batch_multiple(self._mesh)
-        slots = -(-longest // PROMPT_BUCKET) * PROMPT_BUCKET
-        prompt_PL = np.full((len(prompts) + missing, slots), self._pad_id, np.int32)
+        prompt_PL = np.full((len(prompts) + missing, bucket(longest)), self._pad_id, np.int32)
         for row, prompt in zip(prompt_PL, prompts, strict=False):
             row[: len(prompt)] = prompt
         length_P = np.asarray(lengths + [1] * missing, np.int32)
         extra = missing * (len(seed_B) // len(prompts))
         seeds = np.concatenate([np.asarray(seed_B, np.uint32), np.zeros(extra, np.uint32)])
         return prompt_PL, length_P, seeds, self._stop_ids, np.float32(sampling.temperature)
+
+
+def bucket(length: int) -> int:
+    """The slots of a prompt of `length` tokens: 32, 48, 64, 96, 128, ... so that ragged prompts compile few programs.
+
+    Powers of two and their halves between: at most a third of the slots are padding, beyond the smallest.
+    """
+    power = max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+    return power * 3 // 4 if length <= power * 3 // 4 and power > SMALLEST_BUCKET else power
 
 
 def _program(sampling: Sampling) -> Sampling:
