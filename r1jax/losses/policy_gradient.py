@@ -1,4 +1,4 @@
-"""Group Relative Policy Optimization: the clipped policy term plus a KL penalty to the reference."""
+"""The policy's objectives: GRPO's, the clipped term plus a KL to the reference; PPO's, with an advantage a token."""
 
 from __future__ import annotations
 
@@ -128,6 +128,61 @@ def grpo_loss(
     return loss, jax.lax.stop_gradient(metrics)
 
 
+def ppo_loss(
+    logp_BL: Array,
+    logp_old_BL: Array | None,
+    advantages_BL: Array,
+    mask_BL: Array,
+    *,
+    clip_low: float,
+    clip_high: float,
+    reduction: str,
+    max_length: int | None = None,
+    normalizer: Normalizer | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """PPO's clipped surrogate: `grpo_loss` with a ratio and an advantage for each token, and no KL (it is a reward).
+
+        loss = reduce -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),   r = exp(logp - logp_old)
+
+    Args:
+      advantages_BL: of each token (`losses.value.generalized_advantages`); ignored outside the mask.
+      The others are as in `grpo_loss`.
+
+    Returns:
+      (loss, {"loss", "policy/ratio_mean", "policy/clip_fraction"}), float32 scalars; 0 where there is no token.
+
+    Raises:
+      ValueError: as `grpo_loss`.
+
+    Source: PPO (arXiv 1707.06347), eq. 7, with either bound of its own.
+    """
+    _check_options(clip_low, clip_high, 0.0, "k1", reduction, "token", max_length)
+    dims = chex.Dimensions(B=logp_BL.shape[0], L=logp_BL.shape[-1])
+    chex.assert_shape([x for x in (logp_BL, logp_old_BL, advantages_BL, mask_BL) if x is not None], dims["BL"])
+    mask_BL = (jnp.asarray(mask_BL) != 0).astype(jnp.float32)
+    logp_BL = jnp.asarray(logp_BL, jnp.float32)
+    norm = _own_or_given(mask_BL, normalizer)
+    log_ratio_BL = _difference(logp_BL, logp_BL if logp_old_BL is None else logp_old_BL, mask_BL)
+    advantages_BL = jax.lax.stop_gradient(jnp.where(mask_BL != 0, jnp.asarray(advantages_BL, jnp.float32), 0.0))
+    policy_BL, clipped_BL = _clipped_term(log_ratio_BL, advantages_BL, clip_low, clip_high)
+    loss = _reduce(policy_BL, mask_BL, reduction, max_length, norm)
+    metrics = {
+        "loss": loss,
+        "policy/clip_fraction": safe_divide(masked_sum(clipped_BL, mask_BL), norm.tokens),
+        "policy/ratio_mean": safe_divide(masked_sum(jnp.exp(log_ratio_BL), mask_BL), norm.tokens),
+    }
+    return loss, jax.lax.stop_gradient(metrics)
+
+
+def kl_estimate(logp_BL: Array, logp_ref_BL: Array, estimator: str) -> jax.Array:
+    """KL(policy || reference) of each token, float32, nats, as `grpo_loss` estimates it; without gradient."""
+    check_option("kl_estimator", estimator, KL_ESTIMATORS)
+    chex.assert_equal_shape([logp_BL, logp_ref_BL])
+    return jax.lax.stop_gradient(
+        _kl(jnp.asarray(logp_ref_BL, jnp.float32) - jnp.asarray(logp_BL, jnp.float32), estimator)
+    )
+
+
 def _check_options(clip_low, clip_high, kl_coef, kl_estimator, reduction, importance, max_length) -> None:
     check_option("kl_estimator", kl_estimator, KL_ESTIMATORS)
     check_option("reduction", reduction, REDUCTIONS)
@@ -167,19 +222,19 @@ def _log_ratio(difference_BL: jax.Array, mask_BL: jax.Array, importance: str) ->
 
 
 def _clipped_term(
-    log_ratio_BX: jax.Array, advantages_B1: jax.Array, clip_low: float, clip_high: float
+    log_ratio_BX: jax.Array, advantages_BX: jax.Array, clip_low: float, clip_high: float
 ) -> tuple[jax.Array, jax.Array]:
-    """-min(r A, clip(r) A), and where the clipped branch is the lesser.
+    """-min(r A, clip(r) A), and where the clipped branch is the lesser; of a sequence's one advantage, X may be 1.
 
     Which branch that is gets decided on ln r, and r is formed for the other alone: a ratio that overflows float32
     (easily reached by a whole sequence's) must not turn a clipped, hence zero, gradient into 0 * inf.
     """
-    above_BX = (advantages_B1 > 0) & (log_ratio_BX > math.log1p(clip_high))
-    below_BX = (advantages_B1 < 0) & (log_ratio_BX < (math.log1p(-clip_low) if clip_low < 1 else -math.inf))
+    above_BX = (advantages_BX > 0) & (log_ratio_BX > math.log1p(clip_high))
+    below_BX = (advantages_BX < 0) & (log_ratio_BX < (math.log1p(-clip_low) if clip_low < 1 else -math.inf))
     clipped_BX = above_BX | below_BX
-    ratio_BX = jnp.exp(jnp.where(clipped_BX | (advantages_B1 == 0), 0.0, log_ratio_BX))
+    ratio_BX = jnp.exp(jnp.where(clipped_BX | (advantages_BX == 0), 0.0, log_ratio_BX))
     bound_BX = jnp.where(above_BX, 1 + clip_high, 1 - clip_low)
-    return -jnp.where(clipped_BX, bound_BX, ratio_BX) * advantages_B1, clipped_BX.astype(jnp.float32)
+    return -jnp.where(clipped_BX, bound_BX, ratio_BX) * advantages_BX, clipped_BX.astype(jnp.float32)
 
 
 def _kl(d_BL: jax.Array, estimator: str) -> jax.Array:
