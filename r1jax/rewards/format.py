@@ -64,7 +64,7 @@ def readable(
 def _readable(completion: str, opening: str, closing: str, partial: float) -> float:
     head, mark, summary = completion.rpartition(closing)
     same = opening == closing
-    if not mark or not summary.strip() or head.count(closing) != same or not same and opening in summary:
+    if not mark or not summary.strip() or head.count(closing) != same or (not same and opening in summary):
         return 0.0
     head = head.strip()
     whole = head.startswith(opening) and head.count(opening) == 1 and bool(head.removeprefix(opening).strip())
