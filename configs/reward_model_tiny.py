@@ -20,8 +20,8 @@ def policy() -> ConfigDict:
 
 def optimizer(lr: float, warmup_steps: int) -> dict:
     return dict(
-        rule="adamw", lr=lr, warmup_steps=warmup_steps, schedule="cosine", final_scale=0.1, beta1=0.9, beta2=0.99, eps=1e-8,
-        weight_decay=0.0, clip_norm=1.0,
+        rule="adamw", lr=lr, warmup_steps=warmup_steps, schedule="cosine", final_scale=0.1, beta1=0.9, beta2=0.99,
+        eps=1e-8, weight_decay=0.0, clip_norm=1.0,
     )  # fmt: skip
 
 
