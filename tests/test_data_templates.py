@@ -25,7 +25,7 @@ def test_questions_are_put_in_literally(question):
 
 
 def test_every_template_has_one_slot_and_its_stops():
-    assert templates.STOP == {"r1_zero": ("</answer>",), "plain": (), "chat": ()}
+    assert templates.STOP == {"r1_zero": ("</answer>",), "r1": (), "plain": (), "chat": ()}
     assert set(templates.STOP) == {*templates.TEMPLATES, templates.CHAT}
     assert all(text.count("{prompt}") == 1 and "\n" not in text for text in templates.TEMPLATES.values())
 

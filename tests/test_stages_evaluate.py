@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import smoke_run
 
-from r1jax.config import TaskSpec
+from r1jax.config import RewardsConfig, TaskSpec
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.stages.evaluate import Evaluator, Graded, load_tasks, summary, table
+from r1jax.rewards.compose import load_rewards
+from r1jax.stages.evaluate import Evaluator, Graded, graders, load_tasks, summary, table
 from r1jax.types import Rollouts
 
 
@@ -122,3 +123,18 @@ def test_every_so_often_and_at_the_end():
         (2, "arithmetic:test", 8),
         (4, "arithmetic:test", 8),
     ]
+
+
+def test_r1s_form_is_graded_by_its_last_line():
+    """After the thought a summary, whose last line has the answer, in English or in Spanish."""
+    specs = graders("r1")
+    assert specs["format"].fn.endswith(":readable") and specs["accuracy"].kwargs == {"extraction": "last_line"}
+    completions = [
+        " <think> 3 * 4 = 12. </think> The answer is 12.",
+        " <think> 3 * 4 = 12. </think> La respuesta es 12.",
+        " <think> The answer is 12. </think> Goodbye.",
+    ]
+    with load_rewards(specs, RewardsConfig(timeout_s=30.0, on_error=0.0, workers=1)) as rewards:
+        batch = rewards([""] * 3, completions, {"answer": ["12"] * 3, "task": ["t"] * 3}, [[]] * 3)
+    assert batch.by_name["accuracy"].tolist() == [1.0, 1.0, 0.0] and batch.by_name["format"].tolist() == [1.0] * 3
+    assert graders("r1_zero")["format"].fn.endswith(":think_answer")

@@ -19,11 +19,14 @@ _R1_ZERO = (
     "User: {prompt}. Assistant:"
 )
 
-TEMPLATES: dict[str, str] = {"r1_zero": _R1_ZERO, "plain": "{prompt}"}
+# Asks for nothing: a policy that was taught R1's readable form thinks, or does not, of its own accord.
+_R1 = "User: {prompt} Assistant:"
+
+TEMPLATES: dict[str, str] = {"r1_zero": _R1_ZERO, "r1": _R1, "plain": "{prompt}"}
 CHAT = "chat"  # the checkpoint's own template, which its tokenizer brings
 
 # Strings that end a completion, besides the end-of-sequence token.
-STOP: dict[str, tuple[str, ...]] = {"r1_zero": ("</answer>",), "plain": (), CHAT: ()}
+STOP: dict[str, tuple[str, ...]] = {"r1_zero": ("</answer>",), "r1": (), "plain": (), CHAT: ()}
 
 
 def check(template: str) -> None:
@@ -50,7 +53,9 @@ def render(template: str, question: str, tokenizer: Tokenizer | None = None) -> 
     if tokenizer is not None:
         spelt = [text for text in tokenizer.control if text in question]
         if spelt:
-            raise ValueError(f"a question holds {spelt[0]!r}, a control token of this tokenizer; leave it out")
+            raise ValueError(
+                f"a question holds {min(spelt, key=question.index)!r}, a control token of this tokenizer; leave it out"
+            )
     if template != CHAT:
         return TEMPLATES[template].replace("{prompt}", question)
     if tokenizer is None or not isinstance(tokenizer.vocabulary, HfVocabulary) or not tokenizer.chat_template:

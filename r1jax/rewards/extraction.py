@@ -18,7 +18,11 @@ MAX_LINE = 512  # of a last line
 BOX, HASHES = "\\boxed{", "####"
 REST = "*"  # in a table by task: all tasks that it does not name
 
-_LEAD = re.compile(r"(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final )?answer(?: is)?:? +", re.IGNORECASE)
+_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final )?answer(?: is)?:? +"
+    r"|(?:(?:así que|entonces|por tanto),? )?(?:la )?respuesta(?: final)?(?: es)?:? +",
+    re.IGNORECASE,
+)
 
 Extract = Callable[[str], str | None]
 
@@ -63,7 +67,7 @@ def after_hashes(completion: str) -> str | None:
 
 
 def last_line(completion: str) -> str | None:
-    """The summary's last line, less 'The answer is' before it."""
+    """The summary's last line, less 'The answer is' before it, or 'La respuesta es'."""
     text = summary(completion)
     line = "" if text is None else text.rstrip().rpartition("\n")[2].strip()
     if not line or len(line) > MAX_LINE:

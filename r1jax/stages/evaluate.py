@@ -15,15 +15,14 @@ from r1jax.data import tasks, templates
 from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.rewards.compose import Rewards, load_rewards
-from r1jax.rewards.extraction import answer_block
+from r1jax.rewards.extraction import extractor
 from r1jax.rollout.engine import Engine
 from r1jax.stages.inference import check_prompts, completion_text, encode_prompt, seeds
 from r1jax.types import PyTree
 
-GRADERS = {
-    "accuracy": RewardSpec("r1jax.rewards.answers:accuracy", 1.0, {}),
-    "format": RewardSpec("r1jax.rewards.format:think_answer", 1.0, {}),
-}
+# Where a completion's answer stands, and which form is counted: R1's where the template is, else R1-Zero's.
+FORMS = {"r1": ("last_line", "readable")}
+ZERO_FORMS = ("answer", "think_answer")
 SEED_PURPOSE = 3  # tells evaluation's seeds from training's
 
 
@@ -34,6 +33,15 @@ class Graded(NamedTuple):
     format_MK: np.ndarray  # float32
     tokens_MK: np.ndarray  # int32
     answers: list[list[str | None]]  # M lists of K
+
+
+def graders(template: str) -> dict[str, RewardSpec]:
+    """Accuracy and format of completions in a template's form."""
+    extraction, form = FORMS.get(template, ZERO_FORMS)
+    return {
+        "accuracy": RewardSpec("r1jax.rewards.answers:accuracy", 1.0, {"extraction": extraction}),
+        "format": RewardSpec(f"r1jax.rewards.format:{form}", 1.0),
+    }
 
 
 def load_tasks(config: EvaluationConfig, data: DataConfig) -> dict[str, Source]:
@@ -69,7 +77,9 @@ class Evaluator:
     ):
         self._config, self._template, self._tokenizer = config, template, tokenizer
         self._engine, self._seed = engine, seed
-        self._rewards: Rewards = load_rewards(GRADERS, grading)
+        extraction, _ = FORMS.get(template, ZERO_FORMS)
+        self._answer_of = extractor(extraction, "evaluation's extraction")
+        self._rewards: Rewards = load_rewards(graders(template), grading)
         self._sources = load_tasks(config, data)
         most = max(config.limit, config.every_limit) if config.limit and config.every_limit else 0
         for label, source in self._sources.items():
@@ -125,7 +135,7 @@ class Evaluator:
             graded.by_name["accuracy"].reshape(shape),
             graded.by_name["format"].reshape(shape),
             out.length_B[:count].reshape(shape),
-            [[answer_block(text) for text in group] for group in _groups(texts, samples)],
+            _groups([self._answer_of(*row) for row in zip(texts, columns["task"], strict=True)], samples),
         )
 
 
@@ -167,7 +177,7 @@ def _aligned(cells: list[str], widths: list[int]) -> list[str]:
 def _cell(key: str, value: Any) -> str:
     if value is None:
         return "-"
-    if key == "n":
+    if isinstance(value, int):
         return str(value)
     return f"{value:.1f}" if key == "mean_tokens" else f"{100 * value:.1f}%"
 
