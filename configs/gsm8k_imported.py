@@ -25,6 +25,7 @@ def get_config(checkpoint: str = "") -> ConfigDict:
     config.batch.update(row_length=2048, rows=4, micro_rows=4)
     config.rollout.update(prompts=16, samples=8, max_tokens=1024)
     config.optimizer.update(lr=1e-6)
+    config.router.update(bias_rate=0.0)  # the load was balanced in pretraining
     config.evaluation.tasks = {"gsm8k": {"name": "gsm8k:test", "kwargs": {}}}
     config.evaluation.update(samples=1, limit=100, batch=50, max_tokens=1024, temperature=0.6, top_p=0.95)
     return config.lock()

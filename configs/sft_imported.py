@@ -19,7 +19,8 @@ def get_config(checkpoint: str = "") -> ConfigDict:
     config.policy = policy(checkpoint, context=2048, attention_block=0)
     config.data.sources = {"lines": {"name": "jsonl:completions.jsonl", "weight": 1.0, "kwargs": {}}}
     config.batch.update(row_length=2048, rows=8, micro_rows=4)
-    config.optimizer.update(lr=1e-5, warmup_steps=10, weight_decay=0.0)
+    config.optimizer.update(rule="adamw", lr=1e-5, warmup_steps=10, beta1=0.9, weight_decay=0.0)
+    config.router.update(bias_rate=0.0, balance_coef=1e-4)  # the load was balanced in pretraining
     config.evaluation.tasks = {"gsm8k": {"name": "gsm8k:test", "kwargs": {}}}
     config.evaluation.update(samples=1, limit=100, batch=50, max_tokens=1024, temperature=0.6, top_p=0.95)
     return config.lock()

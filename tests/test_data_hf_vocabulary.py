@@ -159,4 +159,4 @@ def test_transformers_opens_both_and_agrees(ours, tokenizer):
         assert text == templates.render("chat", question, tokenizer)
         ids = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
         assert ids == tokenizer.encode_prompt(text)
-        assert theirs(question).input_ids == tokenizer.encode_prompt(question)
+        assert theirs(question, add_special_tokens=False).input_ids == tokenizer.encode(question)

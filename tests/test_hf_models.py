@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import json
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 import tiny_policy
 
+from r1jax.config import PolicyConfig
 from r1jax.mesh import make_mesh, state_shardings
 from r1jax.models.hf_config import hf_config, policy_config
 from r1jax.models.hf_weights import places, read_variables, tensors
 from r1jax.models.policy import abstract_variables
 from r1jax.models.tensor_files import TensorFiles, write_sharded
+from r1jax.stages.inference import NOT_IN_WEIGHTS
 
 FAMILIES = sorted(hf_models.FAMILIES)
 live = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the dev extra")
@@ -181,3 +184,48 @@ def test_what_is_written_reads_back_bitwise(family, tmp_path):
     again_policy, again = read(tmp_path)
     assert again_policy == policy
     jax.tree.map(np.testing.assert_array_equal, variables, again)
+
+
+PUBLISHED = {  # the files' own numbers, as their makers publish them
+    "deepseek_v3": dict(
+        model_type="deepseek_v3", vocab_size=129280, hidden_size=7168, intermediate_size=18432, num_hidden_layers=61,
+        num_attention_heads=128, num_key_value_heads=128, n_shared_experts=1, n_routed_experts=256, n_group=8,
+        topk_group=4, num_experts_per_tok=8, first_k_dense_replace=3, moe_layer_freq=1, moe_intermediate_size=2048,
+        norm_topk_prob=True, scoring_func="sigmoid", topk_method="noaux_tc", routed_scaling_factor=2.5,
+        kv_lora_rank=512, q_lora_rank=1536, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128,
+        hidden_act="silu", rms_norm_eps=1e-6, rope_theta=10000, max_position_embeddings=163840,
+        rope_scaling=dict(beta_fast=32, beta_slow=1, factor=40, mscale=1.0, mscale_all_dim=1.0,
+                          original_max_position_embeddings=4096, type="yarn"),
+        num_nextn_predict_layers=1, tie_word_embeddings=False, attention_bias=False,
+        quantization_config=dict(quant_method="fp8", fmt="e4m3", weight_block_size=[128, 128]),
+    ),
+    "qwen2_5_0_5b": dict(
+        model_type="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+        num_attention_heads=14, num_key_value_heads=2, rms_norm_eps=1e-6, rope_theta=1000000.0, hidden_act="silu",
+        max_position_embeddings=32768, tie_word_embeddings=True, use_sliding_window=False, sliding_window=32768,
+    ),
+    "qwen3_8b": dict(
+        model_type="qwen3", vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36,
+        num_attention_heads=32, num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-6, rope_theta=1000000,
+        max_position_embeddings=40960, tie_word_embeddings=False, attention_bias=False, rope_scaling=None,
+    ),
+    "r1_distill_llama_8b": dict(
+        model_type="llama", vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+        num_attention_heads=32, num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta=500000.0,
+        max_position_embeddings=131072, tie_word_embeddings=False, attention_bias=False, mlp_bias=False,
+        rope_scaling=dict(factor=8.0, high_freq_factor=4.0, low_freq_factor=1.0,
+                          original_max_position_embeddings=8192, rope_type="llama3"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_is_the_preset_of_that_name(name):
+    read = policy_config(PUBLISHED[name], dtype="float32", param_dtype="float32")
+    preset = PolicyConfig(**importlib.import_module(f"configs.models.{name}").get_config())
+    differing = {
+        field.name: (getattr(read, field.name), getattr(preset, field.name))
+        for field in dataclasses.fields(PolicyConfig)
+        if getattr(read, field.name) != getattr(preset, field.name)
+    }
+    assert differing.keys() <= {*NOT_IN_WEIGHTS, "param_dtype", "mtp_layers"}, differing

@@ -195,7 +195,8 @@ def read_variables(config: PolicyConfig, files: TensorFiles, shardings: PyTree) 
             leaves[place.path] = jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
         one = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))
         layer = jax.make_array_from_callback(leaf.shape[1:], one, make)
-        leaves[place.path] = _put(leaves[place.path], layer, place.layer)
+        # Waited for: the host reads faster than the devices copy, and layers would pile up in between.
+        leaves[place.path] = jax.block_until_ready(_put(leaves[place.path], layer, place.layer))
     for path, leaf in shapes.items():
         if path not in leaves:  # the load bias of a V2, which no tensor holds
             leaves[path] = jnp.zeros(leaf.shape, leaf.dtype, device=place_of[path])

@@ -44,6 +44,7 @@ from r1jax.stages.workdir import begin, read_config
 from r1jax.training.checkpoint import Checkpoints
 
 CONFIG = "config.json"
+GB = 10**9
 STEP = 0  # of an imported checkpoint: no update has been made
 MAX_TOKENS = 1024  # of a completion, in an imported checkpoint's evaluation
 
@@ -76,15 +77,16 @@ def import_hf(source: str, target: str, *, dtype: str, param_dtype: str, templat
             policy = policy_config(hf | {"num_nextn_predict_layers": 0}, dtype=dtype, param_dtype=param_dtype)
         shardings = state_shardings(_mesh(policy), abstract_variables(policy))
         variables = read_variables(policy, files, shardings)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-        checkpoints = Checkpoints(folder, keep=1)
+        sizes = [leaf.nbytes for leaf in jax.tree.leaves(variables)]
+        # One array's copy at a time: Orbax would else copy them all, and the host hold the model twice.
+        checkpoints = Checkpoints(folder, keep=1, in_flight_gb=1.01 * max(sizes) / GB)
         try:
             checkpoints.save(STEP, {"params": variables, "step": jnp.zeros((), jnp.int32)}, {})
             checkpoints.wait()
         finally:
             checkpoints.close()
         begin(str(folder), _converted(policy, template), tokenizer)
-    return {"checkpoint": target, "parameters": parameter_count(policy)[0], "bytes": size}
+    return {"checkpoint": target, "parameters": parameter_count(policy)[0], "bytes": sum(sizes)}
 
 
 def export_hf(source: str, target: str, *, param_dtype: str, shard_bytes: int) -> dict[str, Any]:

@@ -33,9 +33,11 @@ class Checkpoints:
     Args:
       workdir: folder (or bucket) of the stage; steps lie in its `checkpoints/`.
       keep: newest steps kept. None opens for reading only, and leaves a run that is writing undisturbed.
+      in_flight_gb: host memory that a save may use for copies of arrays, more than the largest of them takes. None is
+        Orbax's own limit, which slows no save.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int | None):
+    def __init__(self, workdir: str | os.PathLike, *, keep: int | None, in_flight_gb: float | None = None):
         if keep is not None and keep < 1:
             raise ValueError(f"checkpoint.keep is {keep}; expected at least 1, or a killed run could not resume")
         quiet_orbax()
@@ -43,14 +45,14 @@ class Checkpoints:
         self._writable = keep is not None
         self._manager: ocp.CheckpointManager | None = None
         if self._writable or self._directory.exists():
-            self._manager = self._open(keep)
+            self._manager = self._open(keep, in_flight_gb)
 
-    def _open(self, keep: int | None) -> ocp.CheckpointManager:
+    def _open(self, keep: int | None, in_flight_gb: float | None) -> ocp.CheckpointManager:
         every_process = ocp.options.MultiprocessingOptions(primary_host=None)
         name = f"process_{jax.process_index()}_of_{jax.process_count()}.json"
         handlers = {
-            PARAMS: ocp.PyTreeCheckpointHandler(),
-            TRAIN: ocp.PyTreeCheckpointHandler(),
+            PARAMS: ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight_gb),
+            TRAIN: ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight_gb),
             HOST: ocp.JsonCheckpointHandler(name, multiprocessing_options=every_process),
         }
         if keep is None:
