@@ -99,17 +99,23 @@ def consistency(
 
     Source: DeepSeek-R1, section 2.3.2, 'the proportion of target language words in the CoT'.
     """
+    check_consistency(language)
+    thoughts = [thought(completion) for completion in completions]
+    rewards = []
+    for text, code, share in zip(thoughts, language, shares(thoughts, language), strict=True):
+        rewards.append(share[code] if share is not None else float(bool(text.strip())))
+    return rewards
+
+
+def check_consistency(language: Sequence[str]) -> list[str]:
+    """Before the run: raises ValueError where a language is not known here."""
     for code in set(language):
         if code not in LANGUAGES:
             raise ValueError(
                 f"language consistency got the language {code!r}; expected one of {', '.join(LANGUAGES)}; "
                 "correct the column 'language' of the task's records"
             )
-    thoughts = [thought(completion) for completion in completions]
-    rewards = []
-    for text, code, share in zip(thoughts, language, shares(thoughts, language), strict=True):
-        rewards.append(share[code] if share is not None else float(bool(text.strip())))
-    return rewards
+    return []
 
 
 def thought(completion: str) -> str:
