@@ -1,12 +1,15 @@
 """R1-Zero on GSM8K's own training questions with the tiny policy: that real data pass through every part, no more.
 
-A tiny policy that has read arithmetic only does not learn word problems; expect an accuracy near 0 and a format reward
-that rises. The base is one of `r1_zero_tiny`; its tokenizer takes about 230 tokens for a question, 900 for the longest,
+A tiny policy that has read arithmetic only does not learn word problems: expect accuracy and format near 0 throughout.
+The base is one of `r1_zero_tiny`; its tokenizer takes about 230 tokens for a question, 900 for the longest,
 hence the longer context (rotary positions have no weights).
 
 command:   python -m r1jax.main --config=configs/gsm8k_tiny.py --workdir=runs/gsm8k \\
                --config.init_from=runs/quickstart/base [--config.data.source_dir=DIR]
            (DIR holds gsm8k/train.jsonl and gsm8k/test.jsonl; without it they are downloaded)
+hardware:  2 CPU cores
+time:      about 3 minutes, of which one compiles; measured 2026-11-21 beside other work
+expected:  100 held-out problems, 4 samples: pass@1 1.5%, format 0%
 """
 
 from ml_collections import ConfigDict
