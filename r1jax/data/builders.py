@@ -14,23 +14,22 @@ import inspect
 import io
 import json
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from r1jax.data import arithmetic, documents, records, templates
+from r1jax.data import arithmetic, benchmarks, documents, records, templates
 from r1jax.data.arithmetic import Arithmetic
+from r1jax.data.benchmarks import CodeContests, Published
 from r1jax.data.documents import Mixture
-from r1jax.data.records import Records, build_parameters, read_jsonl
+from r1jax.data.records import Records, build_parameters
 
 _MAX_REPEATS = 2000  # draws in a row that bring nothing new: there are no more such problems
-_GSM8K_ANSWER = re.compile(r"####\s*(-?[\d,]*\.?\d+)\s*$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +57,13 @@ class ArithmeticCorpus:
     problems: Arithmetic = dataclasses.field(default_factory=Arithmetic)
 
 
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """A published data set has no parameters."""
+class RawFile(NamedTuple):
+    """A file as its authors publish it."""
+
+    path: str  # under source_dir
+    url: str  # "": it cannot be downloaded from here
+    count: int  # records in it
+    remedy: str = ""  # where there is no address: where to get it
 
 
 @dataclasses.dataclass
@@ -77,7 +80,7 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
     VERSION = tfds.core.Version("1.0.0")
     FIELDS: ClassVar[tuple[str, ...]] = ()
     PARAMETERS: ClassVar[type] = Published
-    FILES: ClassVar[dict[str, tuple[str, str, int]]] = {}  # split -> path under source_dir, address, records there
+    FILES: ClassVar[dict[str, tuple[RawFile, ...]]] = {}  # by split
     url_infos: ClassVar[dict] = {}  # no checksums on file; TFDS's own look-up needs a package that it does not require
 
     def __init_subclass__(cls, **kwargs):
@@ -92,17 +95,23 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        if self.builder_config.source_dir:
-            paths = {
-                split: _raw_file(self.builder_config.source_dir, file) for split, (file, _, _) in self.FILES.items()
-            }
-        else:
-            paths = {split: _downloaded(dl_manager, url, size) for split, (_, url, size) in self.FILES.items()}
-        return {split: self._generate_examples(path) for split, path in paths.items()}
+    def _generate_examples(self, rows: Iterable[dict[str, str]]) -> Iterator[tuple[int, dict[str, str]]]:
+        return enumerate(rows)
 
-    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-        raise NotImplementedError(f"{type(self).__name__} must say how a raw file becomes records")
+
+class PublishedBuilder(RecordsBuilder):
+    """Base of those whose records come from raw files, by a function of `benchmarks.py`."""
+
+    ROWS: ClassVar[Callable[[Sequence[Path], Any], Iterator[dict[str, str]]]]
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        given, own = self.builder_config.source_dir, {"task": self.name, "language": "en"}
+        splits = {}
+        for split, files in self.FILES.items():
+            paths = [_raw_file(given, x) if given else _downloaded(dl_manager, x.url, x.count) for x in files]
+            rows = type(self).ROWS(paths, self.builder_config.parameters)
+            splits[split] = self._generate_examples(row | own for row in rows)
+        return splits
 
 
 class ArithmeticBuilder(RecordsBuilder):
@@ -115,8 +124,8 @@ class ArithmeticBuilder(RecordsBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         task: ArithmeticTask = self.builder_config.parameters
         return {
-            "train": enumerate(arithmetic_records(task, test=False)),
-            "test": enumerate(arithmetic_records(task, test=True)),
+            "train": self._generate_examples(arithmetic_records(task, test=False)),
+            "test": self._generate_examples(arithmetic_records(task, test=True)),
         }
 
 
@@ -130,51 +139,83 @@ class ArithmeticCorpusBuilder(RecordsBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         c: ArithmeticCorpus = self.builder_config.parameters
         texts = (documents.document(c.seed, index, c.mixture, c.problems) for index in range(c.documents))
-        return {"train": ((index, {"text": text}) for index, text in enumerate(texts))}
+        return {"train": self._generate_examples({"text": text} for text in texts)}
 
 
-class Gsm8kBuilder(RecordsBuilder):
+class Gsm8kBuilder(PublishedBuilder):
     """Grade-school word problems (Cobbe et al. 2021); `solution` is the published text, `answer` its number."""
 
     name = "gsm8k"
     FIELDS = ("question", "answer", "task", "language", "solution")
+    ROWS = benchmarks.gsm8k
     _URL = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
     FILES: ClassVar = {
-        "train": ("gsm8k/train.jsonl", _URL + "train.jsonl", 7473),
-        "test": ("gsm8k/test.jsonl", _URL + "test.jsonl", 1319),
+        "train": (RawFile("gsm8k/train.jsonl", _URL + "train.jsonl", 7473),),
+        "test": (RawFile("gsm8k/test.jsonl", _URL + "test.jsonl", 1319),),
     }
 
-    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-        for line, row in read_jsonl(path, ("question", "answer")):
-            found = _GSM8K_ANSWER.search(row["answer"])
-            if not found:
-                raise ValueError(f"{path} line {line}: field 'answer' does not end in '#### NUMBER'")
-            record = {"question": row["question"], "answer": found[1].replace(",", ""), "solution": row["answer"]}
-            yield line, record | {"task": self.name, "language": "en"}
 
-
-class Math500Builder(RecordsBuilder):
+class Math500Builder(PublishedBuilder):
     """500 problems of MATH (Hendrycks et al. 2021; the selection is Lightman et al. 2023's)."""
 
     name = "math500"
     FIELDS = ("question", "answer", "task", "language", "solution", "subject", "level")
+    ROWS = benchmarks.math500
     # The repository keeps the file in Git LFS, whose contents come from the media host, not from raw.
+    _URL = "https://media.githubusercontent.com/media/openai/prm800k/main/prm800k/math_splits/test.jsonl"
+    FILES: ClassVar = {"test": (RawFile("math500/test.jsonl", _URL, 500),)}
+
+
+class Aime24Builder(PublishedBuilder):
+    """The two papers of the American Invitational Mathematics Examination of 2024, 15 problems each."""
+
+    name = "aime24"
+    FIELDS = ("question", "answer", "task", "language")
+    ROWS = benchmarks.aime24
+    _URL = "https://raw.githubusercontent.com/QwenLM/Qwen2.5-Math/main/evaluation/data/aime24/test.jsonl"
+    FILES: ClassVar = {"test": (RawFile("aime24/test.jsonl", _URL, 30),)}
+
+
+class GpqaDiamondBuilder(PublishedBuilder):
+    """Graduate-level multiple choice, the 198 that experts agree on (Rein et al. 2023)."""
+
+    name = "gpqa_diamond"
+    FIELDS = ("question", "answer", "task", "language", "subject")
+    ROWS = benchmarks.gpqa_diamond
+    _REMEDY = (
+        "its authors ask that it not be spread in plain text: get dataset.zip and its password from "
+        "https://github.com/idavidrein/gpqa, and set data.source_dir to the folder that holds gpqa_diamond/"
+    )
+    FILES: ClassVar = {"test": (RawFile("gpqa_diamond/gpqa_diamond.csv", "", 198, _REMEDY),)}
+
+
+class LiveCodeBenchBuilder(PublishedBuilder):
+    """Contest problems (Jain et al. 2024), from the releases 4 and 5, which hold R1's window and two earlier months."""
+
+    name = "livecodebench"
+    FIELDS = ("question", "answer", "task", "language", "cases", "tests", "difficulty", "date")
+    PARAMETERS = CodeContests
+    ROWS = benchmarks.livecodebench
+    _URL = "https://huggingface.co/datasets/livecodebench/code_generation_lite/resolve/main/"
     FILES: ClassVar = {
         "test": (
-            "math500/test.jsonl",
-            "https://media.githubusercontent.com/media/openai/prm800k/main/prm800k/math_splits/test.jsonl",
-            500,
+            RawFile("livecodebench/test4.jsonl", _URL + "test4.jsonl", 101),
+            RawFile("livecodebench/test5.jsonl", _URL + "test5.jsonl", 167),
         )
     }
 
-    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-        for line, row in read_jsonl(path, ("problem", "answer", "solution", "subject", "level")):
-            record = {field: row[field] for field in ("answer", "solution", "subject", "level")}
-            yield line, record | {"question": row["problem"], "task": self.name, "language": "en"}
-
 
 BUILDERS: dict[str, type[RecordsBuilder]] = {
-    builder.name: builder for builder in (ArithmeticBuilder, Gsm8kBuilder, Math500Builder, ArithmeticCorpusBuilder)
+    builder.name: builder
+    for builder in (
+        ArithmeticBuilder,
+        Gsm8kBuilder,
+        Math500Builder,
+        Aime24Builder,
+        GpqaDiamondBuilder,
+        LiveCodeBenchBuilder,
+        ArithmeticCorpusBuilder,
+    )
 }
 
 
@@ -194,9 +235,13 @@ def prepare(name: str, *, data_dir: str, source_dir: str, kwargs: Mapping[str, A
     kind = BUILDERS[name]
     data_dir, source_dir = os.path.expanduser(data_dir), os.path.expanduser(source_dir)
     parameters = build_parameters(kind.PARAMETERS, kwargs, f"data.source[{where!r}].kwargs")
-    if not kind.FILES:
+    files = [file for split in kind.FILES.values() for file in split]
+    if not files:
         source_dir = ""
-    raw = [_raw_file(source_dir, file) for file, _, _ in kind.FILES.values()] if source_dir else []
+    for file in files:
+        if not source_dir and not file.url:
+            raise ValueError(f"data.source_dir is '', but {name} cannot be downloaded from here; {file.remedy}")
+    raw = [_raw_file(source_dir, file) for file in files] if source_dir else []
     config = RecordsConfig(name=_fingerprint(kind, parameters, raw), parameters=parameters, source_dir=source_dir)
     logging.info("%s: records %s under %s", name, config.name, data_dir)
     with _quiet():
@@ -249,13 +294,11 @@ def arithmetic_records(task: ArithmeticTask, *, test: bool) -> Iterator[dict[str
         }
 
 
-def _raw_file(source_dir: str, file: str) -> Path:
-    path = Path(source_dir) / file
+def _raw_file(source_dir: str, file: RawFile) -> Path:
+    path = Path(source_dir) / file.path
     if not path.is_file():
-        raise ValueError(
-            f"data.source_dir is {source_dir!r}, where {file} is not found; "
-            f"give the folder that holds {file}, or '' to download it"
-        )
+        remedy = file.remedy or f"give the folder that holds {file.path}, or '' to download it"
+        raise ValueError(f"data.source_dir is {source_dir!r}, where {file.path} is not found; {remedy}")
     return path
 
 
@@ -283,7 +326,7 @@ def _builder(kind: type[RecordsBuilder], data_dir: str, config: RecordsConfig) -
 def _fingerprint(kind: type[RecordsBuilder], parameters: Any, raw: list[Path]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     digest.update(json.dumps(dataclasses.asdict(parameters), sort_keys=True).encode())
-    for module in (sys.modules[__name__], arithmetic, documents, records, templates):
+    for module in (sys.modules[__name__], arithmetic, benchmarks, documents, records, templates):
         digest.update(inspect.getsource(module).encode())
     for path in raw:
         digest.update(path.read_bytes())

@@ -1,6 +1,7 @@
 """Task records by name: a question, its answer, and what its grader needs.
 
-Names are 'arithmetic', 'gsm8k', 'math500', 'replies', 'reasoning_gym:NAME' and 'jsonl:PATH'. A record has at least
+Names are 'arithmetic', 'replies', 'reasoning_gym:NAME', 'jsonl:PATH', and of published benchmarks 'gsm8k', 'math500',
+'aime24', 'gpqa_diamond' and 'livecodebench'. A record has at least
 question, answer, task and language; all its values are strings.
 """
 
@@ -21,6 +22,9 @@ SPLITS = {
     "arithmetic": ("train", "test"),
     "gsm8k": ("train", "test"),
     "math500": ("test",),
+    "aime24": ("test",),
+    "gpqa_diamond": ("test",),
+    "livecodebench": ("test",),
     "replies": ("train", "test"),
     "reasoning_gym": ("train", "test"),
     "jsonl": ("train", "test"),  # either is the whole file
