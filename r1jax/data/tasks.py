@@ -1,8 +1,10 @@
 """Task records by name: a question, its answer, and what its grader needs.
 
-Names are 'arithmetic', 'replies', 'reasoning_gym:NAME', 'jsonl:PATH', and of published benchmarks 'gsm8k', 'math500',
-'aime24', 'gpqa_diamond' and 'livecodebench'. A record has at least
-question, answer, task and language; all its values are strings.
+Names are 'arithmetic', 'replies', 'general' (or one of its kinds, 'general_KIND'), 'reasoning_gym:NAME', 'jsonl:PATH',
+'samples:FOLDER', the dataset that a stage has made, and of published benchmarks 'gsm8k', 'math500', 'aime24',
+'gpqa_diamond' and 'livecodebench', which `evaluation.tasks` and `data.sources` may name alike. A record has at least
+question, answer, task and language; all its values are strings. One may have a completion to learn, and the template
+that it is to be learnt in.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.data import builders
+from r1jax.data.dataset import read_dataset
+from r1jax.data.general import KINDS, General, GeneralTask
 from r1jax.data.records import Source, build_parameters, read_jsonl
 from r1jax.data.replies import Replies, RepliesTask
 
@@ -26,9 +30,13 @@ SPLITS = {
     "gpqa_diamond": ("test",),
     "livecodebench": ("test",),
     "replies": ("train", "test"),
+    "general": ("train", "test"),
+    **{f"general_{kind}": ("train", "test") for kind in KINDS},
     "reasoning_gym": ("train", "test"),
     "jsonl": ("train", "test"),  # either is the whole file
+    "samples": ("train",),
 }
+_WITH_NAME = ("reasoning_gym", "jsonl", "samples")  # followed by a colon and a name or path
 DEFAULT_SPLIT = "test"
 
 # Example i of a reasoning-gym data set is drawn with seed + i, so that splits this far apart never meet.
@@ -64,7 +72,7 @@ class GymRecords:
 def parse_name(name: str) -> tuple[str, str]:
     """Task and split of 'TASK[:SPLIT]': ('gsm8k', 'test') for 'gsm8k:test'; the split is 'test' unless given."""
     kind, _, rest = name.partition(":")
-    if kind not in ("reasoning_gym", "jsonl"):
+    if kind not in _WITH_NAME:
         return kind, rest or DEFAULT_SPLIT
     head, _, tail = rest.rpartition(":")
     if head and tail and not any(mark in tail for mark in "/\\."):  # otherwise the colon belongs to a path
@@ -80,15 +88,17 @@ def load(name: str, split: str, *, data_dir: str, source_dir: str, kwargs: Mappi
       split: 'train' or 'test', where the task has it.
       data_dir: folder where prepared records are kept.
       source_dir: folder of raw files (gsm8k/train.jsonl, ..); "" downloads them.
-      kwargs: parameters of the task: `builders.ArithmeticTask` for arithmetic, `RepliesTask` for replies; size,
-        test_size, seed and its own for a reasoning-gym task; none for the others.
+      kwargs: parameters of the task: `builders.ArithmeticTask` for arithmetic, `RepliesTask` for replies,
+        `GeneralTask` for general, `benchmarks.CodeContests` for livecodebench, `benchmarks.Published` for the other
+        benchmarks; size, test_size, seed and its own for a reasoning-gym task; none for jsonl and samples.
 
     Raises:
       ValueError: name, split, parameter or raw file is missing or bad, or there are no records.
     """
     kind, _, rest = name.partition(":")
-    if kind not in SPLITS or bool(rest) != (kind in ("reasoning_gym", "jsonl")):
-        known = ("arithmetic", "gsm8k", "math500", "replies", "reasoning_gym:NAME", "jsonl:PATH")
+    if kind not in SPLITS or bool(rest) != (kind in _WITH_NAME):
+        given = {"reasoning_gym": "reasoning_gym:NAME", "jsonl": "jsonl:PATH", "samples": "samples:FOLDER"}
+        known = tuple(given.get(kind, kind) for kind in SPLITS)
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(known)}"
         raise ValueError(f"task is {name!r}, which is not known; {hint}")
@@ -97,6 +107,11 @@ def load(name: str, split: str, *, data_dir: str, source_dir: str, kwargs: Mappi
     source: Source
     if kind == "jsonl":
         source = _jsonl(Path(rest), kwargs)
+    elif kind == "samples":
+        source = _samples(rest, kwargs)
+    elif kind.startswith("general"):
+        task = build_parameters(GeneralTask, kwargs, f"data.source[{name!r}].kwargs")
+        source = General(task, split, kind.removeprefix("general").removeprefix("_"))
     elif kind == "reasoning_gym":
         source = _gym(rest, split, kwargs)
     elif kind == "replies":
@@ -116,6 +131,12 @@ def _jsonl(path: Path, kwargs: Mapping[str, Any]) -> list[dict[str, str]]:
         raise ValueError(f"task is 'jsonl:{path}', but there is no such file; give the path of a JSONL file")
     defaults = {"task": path.stem, "language": "en"}
     return [defaults | row for _, row in read_jsonl(path, ("question", "answer"))]
+
+
+def _samples(folder: str, kwargs: Mapping[str, Any]) -> Source:
+    if kwargs:
+        raise ValueError(f"data.source['samples:{folder}'].kwargs is {dict(kwargs)!r}; a dataset takes no parameters")
+    return read_dataset(folder)
 
 
 def _gym(name: str, split: str, kwargs: Mapping[str, Any]) -> GymRecords:

@@ -7,6 +7,7 @@ recorded, then its checkpoint saved; on resume the records are cut back to the c
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from r1jax.config import AnyStage, RlStage, SftStage
+from r1jax.config import AnyStage, RlStage, SftStage, SourceSpec
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import batch_multiple, make_mesh
@@ -26,6 +27,7 @@ from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.metrics import RunLog, append_jsonl, progress, show, truncate_jsonl
 from r1jax.types import PyTree
 
+SAMPLES = "samples:"  # before the folder, or the stage, whose dataset a source is
 NO_FOLDERS: Mapping[str, str] = MappingProxyType({})  # a stage outside a pipeline knows no other by name
 SHOWN = {
     "reward": "reward/mean",
@@ -65,6 +67,23 @@ def check_mesh(config: AnyStage) -> Mesh:
             "mesh's data and fsdp: change it, or the mesh"
         )
     return mesh
+
+
+def locate(sources: Mapping[str, SourceSpec], folders: Mapping[str, str], *, awaited: bool) -> dict[str, SourceSpec]:
+    """The sources by name, where 'samples:STAGE' stands for the dataset in the folder of a pipeline's stage.
+
+    Args:
+      folders: of a pipeline's stages, by name.
+      awaited: those stages have not run yet; what they are to make is left out.
+    """
+    found = {}
+    for name, spec in sources.items():
+        stage = spec.name.removeprefix(SAMPLES)
+        if not spec.name.startswith(SAMPLES) or stage not in folders:
+            found[name] = spec
+        elif not awaited:
+            found[name] = dataclasses.replace(spec, name=f"{SAMPLES}{folders[stage]}")
+    return found
 
 
 class Run:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax.config import SftStage
+from r1jax.config import SftStage, SourceSpec
 from r1jax.data import corpus, tasks, templates
 from r1jax.data.loader import Loader
 from r1jax.data.packing import DocumentPacker
@@ -20,7 +20,7 @@ from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.stages.evaluate import Evaluator
 from r1jax.stages.inference import check_prompts, check_start, encode_prompt, load_params, make_engine
-from r1jax.stages.run import NO_FOLDERS, Run, check_stage
+from r1jax.stages.run import NO_FOLDERS, Run, check_stage, locate
 from r1jax.training.flops import forward_flops, peak_flops
 from r1jax.training.optimizer import make_optimizer, schedule
 from r1jax.training.state import TrainState, abstract_state, fresh_params, shardings, start_state
@@ -47,16 +47,16 @@ def run(config: SftStage, workdir: str, folders: Mapping[str, str] = NO_FOLDERS)
     """
     with Run(config, workdir) as run_:
         if run_.result is None:
-            _train(config, run_, folders.get(config.init_from, config.init_from))
+            _train(config, run_, folders)
         return run_.result_or_fail()
 
 
 def check(config: SftStage, folders: Mapping[str, str] = NO_FOLDERS) -> None:
     """Refuses what can be told wrong with no checkpoint at hand. Reads data; trains and compiles nothing."""
-    open_inputs(config)
+    open_inputs(config, locate(config.data.sources, folders, awaited=True))
 
 
-def open_inputs(config: SftStage) -> Inputs:
+def open_inputs(config: SftStage, specs: Mapping[str, SourceSpec]) -> Inputs:
     """Raises ValueError where the config or the data are bad."""
     mesh = check_stage(config)
     batch, policy = config.batch, config.policy
@@ -67,11 +67,12 @@ def open_inputs(config: SftStage) -> Inputs:
             f"tokenizer.vocab_size is {config.tokenizer.vocab_size}; policy.vocab_size is {policy.vocab_size}: "
             "lower the first, or raise the second"
         )
-    return Inputs(mesh, [_source(config, spec.name, spec.kwargs) for spec in config.data.sources.values()])
+    return Inputs(mesh, [_source(config, spec.name, spec.kwargs) for spec in specs.values()])
 
 
-def _train(config: SftStage, run_: Run, init_from: str) -> None:
-    mesh, sources = open_inputs(config)
+def _train(config: SftStage, run_: Run, folders: Mapping[str, str]) -> None:
+    init_from = folders.get(config.init_from, config.init_from)
+    mesh, sources = open_inputs(config, locate(config.data.sources, folders, awaited=False))
     if init_from:
         check_start(init_from, config.policy)
     tokenizer = run_.tokenizer(lambda: _tokenizer(config, sources, init_from, run_.say))
@@ -169,9 +170,13 @@ def _packer(config: SftStage, sources: list[Source], tokenizer: Tokenizer) -> tu
 
 
 def _encoded(tokenizer: Tokenizer, template: str, record: dict[str, str]) -> tuple[list[int], int]:
-    """(token ids, prompt length): a document is all learnt, of a question only the completion is."""
+    """(token ids, prompt length): a document is all learnt, of a question only the completion is.
+
+    `template` is for records that do not name their own.
+    """
     if "text" in record:
         return [*tokenizer.start_ids, *tokenizer.encode(record["text"]), tokenizer.eos_id], 0
+    template = record.get("template", template)
     prompt = encode_prompt(tokenizer, templates.render(template, record["question"], tokenizer))
     return [*prompt, *tokenizer.encode(record["completion"]), tokenizer.eos_id], len(prompt)
 
@@ -193,8 +198,11 @@ def _source(config: SftStage, name: str, kwargs: dict[str, Any]) -> Source:
 def _check_prompts(config: SftStage, sources: list[Source], tokenizer: Tokenizer) -> None:
     for spec, source in zip(config.data.sources.values(), sources, strict=True):
         if spec.name not in corpus.BUILDER:
-            questions = [source[i]["question"] for i in range(len(source))]
-            check_prompts(questions, tokenizer, config.template, config.batch.row_length, "batch.row_length", spec.name)
+            questions: dict[str, list[str]] = {}
+            for record in (source[i] for i in range(len(source))):
+                questions.setdefault(record.get("template", config.template), []).append(record["question"])
+            for template, asked in questions.items():
+                check_prompts(asked, tokenizer, template, config.batch.row_length, "batch.row_length", spec.name)
 
 
 def _tokenizer(config: SftStage, sources: list[Source], init_from: str, say: Callable[[str], None]) -> Tokenizer:
@@ -211,4 +219,4 @@ def _tokenizer(config: SftStage, sources: list[Source], init_from: str, say: Cal
 def _text(record: dict[str, str], template: str) -> str:
     if "text" in record:
         return record["text"]
-    return templates.render(template, record["question"]) + record["completion"]
+    return templates.render(record.get("template", template), record["question"]) + record["completion"]
