@@ -1,8 +1,9 @@
 """ConfigDict -> frozen sections: one dataclass a section, checked once, at start.
 
 `configs/NAME.py:get_config()` returns a complete, locked `ConfigDict`; `stage_config` splats it into the
-dataclasses below, so that a missing, unknown or ill-typed key fails before any work is done. Nothing below
-has a default: a config is the whole truth about a run.
+dataclasses below, so that a missing, unknown or ill-typed key fails before any work is done. No value below
+has a default: a config is the whole truth about a run. What may be left out is an option as a whole (a section
+`| None`, a list), and then the stage does without.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SourceSpec:
-    name: str  # a corpus (SFT) or a task: arithmetic | gsm8k | math500 | reasoning_gym:NAME | jsonl:PATH
+    name: str  # a corpus (SFT) or a task, as data/tasks.py names them
     weight: float  # share of the examples, relative to the other sources
     kwargs: dict[str, Any]  # the builder's parameters
 
@@ -200,13 +201,22 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LongerConfig:
+    """A limit of tokens that is raised in mid-run, as R1-Zero's was. Each compiles the rollout and the update anew."""
+
+    step: int  # the first under it
+    max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
 class RolloutConfig:
     prompts: int  # P, a step
     samples: int  # G, a prompt
     temperature: float
     top_k: int  # 0: all
     top_p: float
-    max_tokens: int  # of a completion
+    max_tokens: int  # of a completion, from the first step on
+    longer: list[LongerConfig] = dataclasses.field(default_factory=list)  # in order; none: the limit stays
 
     def __post_init__(self):
         _at_least(1, "rollout", self, "prompts", "samples", "max_tokens", why="an empty batch trains nothing")
@@ -216,11 +226,27 @@ class RolloutConfig:
             raise ValueError(
                 "rollout.temperature is 0; samples of a prompt would be all the same: raise it, to 1.0 say"
             )
+        step, tokens = 1, self.max_tokens
+        for i, longer in enumerate(self.longer):
+            if longer.step <= step or longer.max_tokens <= tokens:
+                raise ValueError(
+                    f"rollout.longer[{i}] is {longer.max_tokens} tokens from step {longer.step}; expected more than "
+                    f"{tokens} tokens, and a step after {step}: give the limits in order"
+                )
+            step, tokens = longer.step, longer.max_tokens
+
+    def limit(self, step: int) -> int:
+        """Tokens of a completion at a step, counted from 1."""
+        return next((x.max_tokens for x in reversed(self.longer) if step >= x.step), self.max_tokens)
+
+    def longest(self) -> int:
+        """Tokens of a completion at the last step."""
+        return self.longer[-1].max_tokens if self.longer else self.max_tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class GrpoConfig:
-    """The objective's options; the formulas stand in `losses/policy_gradient.py`."""
+    """The objective's options; the formulas stand in `losses/policy_gradient.py`. PPO and RAFT read some of them."""
 
     advantage_scale: str  # std | none | batch
     aggregation: str  # sum_then_normalize | normalize_then_sum: each reward against its own group (GDPO)
@@ -246,6 +272,44 @@ class GrpoConfig:
             raise ValueError(
                 f"grpo.reference_refresh is {self.reference_refresh} and grpo.kl_coef 0; without a KL there is no "
                 "reference to refresh: set the first to 0, or raise the second"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PpoConfig:
+    """PPO in GRPO's place: a critic foresees the reward of each token, and the KL is a part of the reward.
+
+    Of `grpo` it reads all but `aggregation`; `advantage_scale` is "batch" (whitened over the batch's tokens) or "none",
+    `importance` "token".
+    """
+
+    discount: float  # gamma
+    decay: float  # lambda, of generalized advantage estimation
+    value_clip: float  # how far a value may move in one step, in units of reward; 0: as it likes
+    optimizer: OptimizerConfig  # the critic's
+
+    def __post_init__(self):
+        _at_least(0, "ppo", self, "value_clip", "discount", "decay")
+        for field in ("discount", "decay"):
+            if getattr(self, field) > 1:
+                raise ValueError(f"ppo.{field} is {getattr(self, field)!r}; expected a number in 0..1")
+
+
+@dataclasses.dataclass(frozen=True)
+class RaftConfig:
+    """RAFT in GRPO's place: the policy is fine-tuned on the best of its own samples.
+
+    Of `grpo` it reads `minibatches` and `epochs`.
+    """
+
+    keep: str  # best: of each group; all: every sample good enough
+    least: float  # total reward of a sample that is good enough
+
+    def __post_init__(self):
+        _one_of("raft.keep", self.keep, ("best", "all"))
+        if not math.isfinite(self.least):
+            raise ValueError(
+                f"raft.least is {self.least!r}; expected a number: 0.0 keeps what earned anything or nothing"
             )
 
 
@@ -381,7 +445,7 @@ class SftStage:
 
 @dataclasses.dataclass(frozen=True)
 class RlStage:
-    """Reinforcement learning with GRPO."""
+    """Reinforcement learning: GRPO, or where their sections are given PPO or RAFT."""
 
     stage: str
     seed: int
@@ -401,9 +465,12 @@ class RlStage:
     checkpoint: CheckpointConfig
     log: LogConfig
     mesh: MeshConfig
+    ppo: PpoConfig | None = None
+    raft: RaftConfig | None = None
 
     def __post_init__(self):
         _check_stage(self)
+        _check_algorithm(self)
         if self.rollout.prompts % self.grpo.minibatches:
             raise ValueError(
                 f"grpo.minibatches is {self.grpo.minibatches}; expected a divisor of rollout.prompts "
@@ -465,6 +532,123 @@ class RewardModelStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+    """Which samples a dataset keeps."""
+
+    threshold: float  # least reward of a sample that counts as right
+    keep: str  # of a prompt's right samples: best | all
+    filters: dict[str, dict[str, Any]]  # of rewards/filters.py, with their arguments; asked in this order
+    held_out: dict[str, TaskSpec]  # no question of theirs may be learnt
+    held_out_ngram: int  # words in a row that betray one
+    similar_ngram: int  # words of the n-grams by which samples are compared
+    similarity: float  # Jaccard index from which two samples are one; 1: only where all n-grams are the same
+
+    def __post_init__(self):
+        _one_of("selection.keep", self.keep, ("best", "all"))
+        _at_least(1, "selection", self, "held_out_ngram", "similar_ngram")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"selection.threshold is {self.threshold!r}; expected a finite number, such as 1.0")
+        if not 0 < self.similarity <= 1:
+            raise ValueError(f"selection.similarity is {self.similarity!r}; expected above 0 and at most 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinConfig:
+    """Records that go into a dataset as they stand, such as general requests with their replies."""
+
+    sources: dict[str, SourceSpec]
+    ratio: float  # records joined to each sample that was kept
+
+    def __post_init__(self):
+        _at_least(0, "join", self, "ratio")
+        if bool(self.sources) != bool(self.ratio):
+            raise ValueError(f"join.ratio is {self.ratio} with {len(self.sources)} sources; give both, or neither")
+
+
+@dataclasses.dataclass(frozen=True)
+class RejectionStage:
+    """Rejection sampling: a checkpoint's own samples, those that are right and fit to be learnt from."""
+
+    stage: str
+    seed: int
+    init_from: str
+    template: str
+    data: DataConfig  # whose train splits are the prompts
+    limit: int  # prompts of each source; 0: all
+    shards: int  # pieces of work, each done by one process
+    rollout: RolloutConfig
+    rewards: dict[str, RewardSpec]
+    grading: RewardsConfig
+    selection: SelectionConfig
+    join: JoinConfig
+    mesh: MeshConfig
+
+    def __post_init__(self):
+        _check_dataset_stage(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class WayConfig:
+    """One way to long chains of thought: whom to ask, and how."""
+
+    init_from: str
+    weight: float  # share of the prompts
+    template: str  # a template's name; "" where `prompt` is the text
+    prompt: str  # with {question}: after worked examples, or with the wish to reflect and verify; "" for `template`
+    stop: str  # where a completion that goes on is cut; "" nowhere
+
+    def __post_init__(self):
+        if bool(self.template) == bool(self.prompt):
+            raise ValueError(
+                f"ways.template is {self.template!r} and ways.prompt {self.prompt!r}; give one, and '' for the other"
+            )
+        if self.prompt and "{question}" not in self.prompt:
+            raise ValueError(f"ways.prompt is {self.prompt!r}; expected a text that says where the {{question}} goes")
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"ways.weight is {self.weight!r}; expected a number above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewriterConfig:
+    """A model that makes thoughts readable."""
+
+    model: dict[str, Any]  # as a judge's, see stages/graders.py; {}: rules alone
+    prompt: str  # with {question} and {thought}
+
+    def __post_init__(self):
+        if self.model and not ("{question}" in self.prompt and "{thought}" in self.prompt):
+            raise ValueError(f"rewriter.prompt is {self.prompt!r}; expected a text with {{question}} and {{thought}}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdStartStage:
+    """Cold-start data: long chains of thought collected in several ways, all brought into R1's readable form."""
+
+    stage: str
+    seed: int
+    template: str  # that the data are to be learnt in
+    ways: dict[str, WayConfig]
+    summaries: dict[str, str]  # by language: the summary, with {answer}
+    rewriter: RewriterConfig
+    data: DataConfig
+    limit: int
+    shards: int
+    rollout: RolloutConfig
+    rewards: dict[str, RewardSpec]  # of the readable completions
+    grading: RewardsConfig
+    selection: SelectionConfig
+    mesh: MeshConfig
+
+    def __post_init__(self):
+        _check_dataset_stage(self)
+        if not self.ways:
+            raise ValueError("config.ways is empty; expected at least one, NAME -> {init_from, weight, ...}")
+        for language, text in self.summaries.items():
+            if "{answer}" not in text:
+                raise ValueError(f"config.summaries.{language} is {text!r}; expected a text with {{answer}}")
+
+
+@dataclasses.dataclass(frozen=True)
 class ConvertedStage:
     """What an imported checkpoint says of itself: how to prompt and evaluate it. No stage made it, and none is run."""
 
@@ -476,8 +660,16 @@ class ConvertedStage:
     grading: RewardsConfig
 
 
-AnyStage = SftStage | RlStage | RewardModelStage
-STAGES = {"sft": SftStage, "rl": RlStage, "reward_model": RewardModelStage}
+TrainedStage = SftStage | RlStage | RewardModelStage  # makes a checkpoint
+DatasetStage = RejectionStage | ColdStartStage  # makes a dataset
+AnyStage = TrainedStage | DatasetStage
+STAGES = {
+    "sft": SftStage,
+    "rl": RlStage,
+    "reward_model": RewardModelStage,
+    "rejection": RejectionStage,
+    "cold_start": ColdStartStage,
+}
 CONVERTED = "converted"  # the stage of a `ConvertedStage`
 
 
@@ -502,9 +694,28 @@ def _sampling(section: str, temperature: float, top_p: float) -> None:
         raise ValueError(f"{section}.top_p is {top_p!r}; expected above 0 and at most 1 (1 keeps every token)")
 
 
-def _check_stage(stage: AnyStage) -> None:
+def _check_algorithm(stage: RlStage) -> None:
+    """Refuses options of `grpo` that PPO or RAFT would not heed."""
+    if stage.ppo and stage.raft:
+        raise ValueError("config.ppo and config.raft are both given; a stage learns by one algorithm: leave one out")
+    if stage.ppo:
+        _one_of("grpo.advantage_scale under PPO", stage.grpo.advantage_scale, ("batch", "none"))
+        _one_of("grpo.aggregation under PPO", stage.grpo.aggregation, ("sum_then_normalize",))
+        _one_of("grpo.importance under PPO", stage.grpo.importance, ("token",))
+    if stage.raft and stage.grpo.kl_coef:
+        raise ValueError(f"grpo.kl_coef is {stage.grpo.kl_coef}; RAFT has no reference to stay near: set it to 0")
+
+
+def _check_stage(stage: TrainedStage) -> None:
     _at_least(0, "config", stage, "seed")
     _at_least(1, "config", stage, "steps")
+
+
+def _check_dataset_stage(stage: DatasetStage) -> None:
+    _at_least(0, "config", stage, "seed", "limit")
+    _at_least(1, "config", stage, "shards")
+    if stage.rollout.longer:
+        raise ValueError("rollout.longer has no use where a dataset is made, which has no steps: leave it out")
 
 
 def stage_config(config: Mapping | ConfigDict) -> AnyStage:
@@ -566,6 +777,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return [_value(inner, v, f"{path}[{i}]") for i, v in enumerate(value)]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(hint, python_types.UnionType) and len(typing.get_args(hint)) == 2:  # a section, or None
+        return None if value is None else _value(typing.get_args(hint)[0], value, path)
     if isinstance(hint, python_types.UnionType) or not isinstance(hint, type):
         raise TypeError(f"{path}: unsupported annotation {hint!r}")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

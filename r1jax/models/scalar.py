@@ -42,12 +42,26 @@ def scores(config: PolicyConfig, variables: PyTree, packed: Packed, place_B: Arr
       (score_B float32, Aux of the forward pass).
     """
     params = variables["params"]
-    policy = {name: value for name, value in params.items() if name not in HEAD} | _unread(config)
-    hidden_RTD, aux = forward(config, {"params": policy, "router": variables["router"]}, packed)
+    hidden_RTD, aux = _hidden(config, variables, packed)
     flat_XD = hidden_RTD.reshape(-1, config.width).astype(jnp.float32)
     inside_B = (place_B >= 0) & (place_B < flat_XD.shape[0])
     hidden_BD = jnp.take(flat_XD, jnp.where(inside_B, place_B, flat_XD.shape[0]), axis=0, mode="fill", fill_value=0.0)
     return hidden_BD @ params["score_D"].astype(jnp.float32) + params["score_bias"].astype(jnp.float32), aux
+
+
+def values(config: PolicyConfig, variables: PyTree, packed: Packed) -> tuple[jax.Array, Aux]:
+    """(value_RT float32, Aux): a score at every place, of the text up to its token: a critic's reading."""
+    params = variables["params"]
+    hidden_RTD, aux = _hidden(config, variables, packed)
+    return hidden_RTD.astype(jnp.float32) @ params["score_D"].astype(jnp.float32) + params["score_bias"].astype(
+        jnp.float32
+    ), aux
+
+
+def _hidden(config: PolicyConfig, variables: PyTree, packed: Packed) -> tuple[jax.Array, Aux]:
+    """(hidden_RTD, Aux) of the trunk."""
+    trunk = {name: value for name, value in variables["params"].items() if name not in HEAD} | _unread(config)
+    return forward(config, {"params": trunk, "router": variables["router"]}, packed)
 
 
 def _unread(config: PolicyConfig) -> dict[str, PyTree]:

@@ -61,7 +61,7 @@ def sample(
         temperature=config.rollout.temperature,
         top_k=config.rollout.top_k,
         top_p=config.rollout.top_p,
-        max_tokens=config.rollout.max_tokens,
+        max_tokens=config.rollout.limit(step),
     )
     seconds = time.perf_counter() - began
     ids = [row[:n] for row, n in zip(rollouts.completion_BL, rollouts.length_B, strict=True)]
@@ -77,22 +77,21 @@ def columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: [record.get(key) for record in records] for key in keys}
 
 
-def pack(config: RlStage, batch: Sampled, pad_id: int) -> list[Part]:
-    """The groups split in `grpo.minibatches`, a group never across two."""
+def pack(config: RlStage, batch: Sampled, pad_id: int, kept_B: np.ndarray | None = None) -> list[Part]:
+    """The groups split in `grpo.minibatches`, a group never across two; those not kept take no place in the rows."""
     rollouts = batch.rollouts
+    length_B = rollouts.length_B if kept_B is None else np.where(kept_B, rollouts.length_B, 0)
     samples, prompts = config.rollout.samples, config.rollout.prompts // config.grpo.minibatches
     parts = []
     for first in range(0, config.rollout.prompts, prompts):
         those = slice(first * samples, (first + prompts) * samples)
-        completions = [
-            row[:n].tolist() for row, n in zip(rollouts.completion_BL[those], rollouts.length_B[those], strict=True)
-        ]
+        completions = [row[:n].tolist() for row, n in zip(rollouts.completion_BL[those], length_B[those], strict=True)]
         packed, index_BL = pack_groups(
             batch.prompt_ids[first : first + prompts],
             completions,
             row_length=config.batch.row_length,
             row_multiple=config.batch.rows,
-            length=config.rollout.max_tokens,
+            length=rollouts.completion_BL.shape[1],
             pad_id=pad_id,
         )
         parts.append(Part(those, packed, index_BL))
@@ -110,6 +109,16 @@ def advantages(config: RlStage, rewards: RewardBatch) -> np.ndarray:
     mine_KPG = np.stack([rewards.mine[name].reshape(groups) for name in rewards.by_name])
     weights_K = np.array([rewards.weights[name] for name in rewards.by_name], np.float32)
     return np.asarray(decoupled_advantages(rewards_KPG, mine_KPG, weights_K, scale=scale)).reshape(-1)
+
+
+def kept(config: RlStage, rewards: RewardBatch) -> np.ndarray:
+    """kept_B: the samples that RAFT learns from, as `raft.keep` says; of equals the earliest is the best."""
+    assert config.raft is not None, "the config names RAFT"
+    total_PG = rewards.total_B.reshape(-1, config.rollout.samples)
+    enough_PG = total_PG >= config.raft.least
+    if config.raft.keep == "best":
+        enough_PG &= np.arange(config.rollout.samples)[None] == total_PG.argmax(axis=1)[:, None]
+    return enough_PG.reshape(-1)
 
 
 def figures(config: RlStage, batch: Sampled, rewards: RewardBatch) -> dict[str, float]:

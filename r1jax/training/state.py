@@ -15,11 +15,17 @@ from r1jax.models.policy import init_variables
 from r1jax.types import PyTree
 
 
+class Critic(NamedTuple):
+    params: PyTree  # a scalar policy's variables (`models/scalar.py`)
+    optimizer: PyTree
+
+
 class TrainState(NamedTuple):
     step: jax.Array  # int32 scalar: stage steps done
     params: PyTree  # the policy's variables {"params", "router"}
     optimizer: PyTree
     reference: PyTree  # variables of the reference policy; None where there is none
+    critic: Critic | None = None  # PPO's
 
 
 def new_state(params: PyTree, optimizer: optax.GradientTransformation, with_reference: bool) -> TrainState:

@@ -6,6 +6,7 @@ does not depend on how rows are packed or how many rows a pass takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,18 @@ class RlBatch(NamedTuple):
     logp_sampler_BL: Array
     logp_old_BL: Array | None  # None: on-policy, one update a rollout
     logp_ref_BL: Array | None  # None: no KL
+
+
+class PolicyBatch(NamedTuple):
+    """Of an `RlBatch`, what is read whatever the objective."""
+
+    packed: Packed
+    index_BL: Array
+    logp_sampler_BL: Array
+    logp_old_BL: Array | None
+
+
+Objective = Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]  # of logp_BL and a mask_BL
 
 
 def score_rows(
@@ -138,18 +151,10 @@ def rl_step(
     batch: RlBatch,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One GRPO update over one mini-batch. The stage counts its own steps; this leaves `state.step` alone."""
-    mask_BL = batch.index_BL >= 0
-    whole = normalizer(mask_BL)
-    segments = segment_count(batch.packed.segment_RT)
-    places = batch_config.micro_rows * batch_config.row_length
+    whole = normalizer(batch.index_BL >= 0)
 
-    def loss(params, rows: Packed, micro):
-        logp_RT, entropy_RT, aux = score_rows(config, batch_config, params, rows, temperature)
-        # A micro-batch holds whole sequences; those of the others are masked out here and counted there.
-        index_BL = jnp.where(mask_BL, batch.index_BL - micro * places, -1)
-        here_BL = (index_BL >= 0) & (index_BL < places)
-        logp_BL = look_up(logp_RT.reshape(-1), index_BL)
-        loss, metrics = grpo_loss(
+    def objective(logp_BL: jax.Array, here_BL: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return grpo_loss(
             logp_BL,
             batch.logp_old_BL,
             batch.logp_ref_BL,
@@ -164,7 +169,31 @@ def rl_step(
             max_length=max_length,
             normalizer=whole,
         )
-        tokens = jnp.maximum(whole.tokens, 1.0)
+
+    given = PolicyBatch(batch.packed, batch.index_BL, batch.logp_sampler_BL, batch.logp_old_BL)
+    return update_policy(config, batch_config, router, temperature, optimizer, objective, state, given)
+
+
+def update_policy(
+    config: PolicyConfig,
+    batch_config: BatchConfig,
+    router: RouterConfig,
+    temperature: float,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    state: TrainState,
+    batch: PolicyBatch,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update of the policy on its own samples, whatever the objective."""
+    mask_BL = batch.index_BL >= 0
+    segments = segment_count(batch.packed.segment_RT)
+
+    def loss(params, rows: Packed, micro):
+        logp_RT, entropy_RT, aux = score_rows(config, batch_config, params, rows, temperature)
+        index_BL, here_BL = of_micro_batch(batch.index_BL, micro, batch_config)
+        logp_BL = look_up(logp_RT.reshape(-1), index_BL)
+        loss, metrics = objective(logp_BL, here_BL)
+        tokens = jnp.maximum(jnp.sum(mask_BL, dtype=jnp.float32), 1.0)
         old_BL = jax.lax.stop_gradient(logp_BL) if batch.logp_old_BL is None else batch.logp_old_BL
         metrics |= {
             "policy/entropy": jnp.sum(jax.lax.stop_gradient(entropy_RT) * rows.weight_RT) / tokens,
@@ -177,6 +206,16 @@ def rl_step(
     state, metrics = apply_gradients(state, grads, metrics, aux, router, optimizer)
     metrics["update/padding"] = jnp.mean(batch.packed.segment_RT == 0)
     return state, metrics
+
+
+def of_micro_batch(index_BL: Array, micro: Array, batch: BatchConfig) -> tuple[jax.Array, jax.Array]:
+    """(index_BL within the rows of a micro-batch, here_BL: whether it holds the token).
+
+    A micro-batch holds whole sequences; those of the others are masked out here and counted there.
+    """
+    places = batch.micro_rows * batch.row_length
+    local_BL = jnp.where(index_BL >= 0, index_BL - micro * places, -1)
+    return local_BL, (local_BL >= 0) & (local_BL < places)
 
 
 def segment_count(segment_RT: Array) -> jax.Array:
