@@ -6,6 +6,8 @@ SEED ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Most of a test's time is one thread's compiling: a process a core, but each compiles its own programs.
+PARALLEL := -n auto --maxprocesses=4
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_NOTEBOOKS := $(VENV)/.installed-notebooks
@@ -23,7 +25,7 @@ quickstart: $(INSTALLED)  ## train a base, then R1-Zero, evaluate both, sample t
 	@echo "report: $(WORKDIR)/report.html"
 
 test: $(INSTALLED_DEV)  ## the tests, on eight simulated CPU devices (tests/conftest.py)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
 
 test-slow: $(INSTALLED_DEV)  ## the long tests
 	$(BIN)/python -m pytest -q -m slow

@@ -28,7 +28,7 @@ setup(
         "ml-collections>=1.1,<2",
         "ml-dtypes>=0.5",
         "numpy>=2.0",
-        "optax>=0.2.6,<0.3",
+        "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "reasoning-gym>=0.1.20,<0.2",
         "sentencepiece>=0.2.1,<0.3",
