@@ -62,7 +62,7 @@ class RawFile(NamedTuple):
 
     path: str  # under source_dir
     url: str  # "": it cannot be downloaded from here
-    count: int  # records in it
+    size: int  # records in it
     remedy: str = ""  # where there is no address: where to get it
 
 
@@ -108,7 +108,7 @@ class PublishedBuilder(RecordsBuilder):
         given, own = self.builder_config.source_dir, {"task": self.name, "language": "en"}
         splits = {}
         for split, files in self.FILES.items():
-            paths = [_raw_file(given, x) if given else _downloaded(dl_manager, x.url, x.count) for x in files]
+            paths = [_raw_file(given, x) if given else _downloaded(dl_manager, x.url, x.size) for x in files]
             rows = type(self).ROWS(paths, self.builder_config.parameters)
             splits[split] = self._generate_examples(row | own for row in rows)
         return splits
