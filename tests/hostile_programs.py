@@ -383,7 +383,7 @@ except OSError: pass
 """,
     ),
     "killing its group": (
-        "dead",
+        "held",
         """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.killpg(0, signal.SIGKILL)

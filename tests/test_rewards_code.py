@@ -65,16 +65,69 @@ FORGERIES = {
     "says so": "print('passed'); print('True'); print('OK')",
     "leaves early": "import os; os._exit(0)",
     "exits": "raise SystemExit(0)",
-    "is equal to all": "class Any:\n  def __eq__(s, o): return True\n  __ne__ = __lt__ = __gt__ = __eq__\ndef square(x): return Any()",
-    "is an equal number": "class Any(int):\n  def __eq__(s, o): return True\n  __hash__ = int.__hash__\ndef square(x): return Any(1)",
-    "rewrites the tools": "import builtins, json\nbuiltins.bool = lambda x: True\nbuiltins.eval = lambda *a: 9\nbuiltins.compile = lambda *a: ''\njson.dumps = lambda x: '[0, [\"int\", 9]]'\ndef square(x): return 0",
-    "writes results itself": "import os\nfor d in range(64):\n  try: os.write(d, b'\\n[0, true]\\n[1, true]\\n[2, true]\\n')\n  except OSError: pass\ndef square(x): return x",
-    "guesses many times": "import os\ndef square(x):\n  for i in range(3):\n    for v in range(20):\n      for d in (1, 3, 4, 5, 6):\n        try: os.write(d, f'[{i}, [\"int\", {v}]]\\n'.encode())\n        except OSError: pass\n  os._exit(0)",
-    "looks for what is expected": "import gc, sys\ndef square(x):\n  f = sys._getframe()\n  while f:\n    for v in list(f.f_locals.values()):\n      if isinstance(v, list) and 16 in v: return 16\n    f = f.f_back\n  return 0",
-    "answers for others": "import sys\nsys.modules['__main__'].pack = lambda v: ['int', 9]\ndef square(x): return x",
-    "nests": "def square(x):\n  v = []\n  for _ in range(100000): v = [v]\n  return v",
+    "is equal to all": """
+class Any:
+  def __eq__(s, o): return True
+  __ne__ = __lt__ = __gt__ = __eq__
+def square(x): return Any()
+""",
+    "is an equal number": """
+class Any(int):
+  def __eq__(s, o): return True
+  __hash__ = int.__hash__
+def square(x): return Any(1)
+""",
+    "rewrites the tools": """
+import builtins, json
+builtins.bool = lambda x: True
+builtins.eval = lambda *a: 9
+builtins.compile = lambda *a: ''
+json.dumps = lambda x: '[0, ["int", 9]]'
+def square(x): return 0
+""",
+    "writes results itself": """
+import os
+for d in range(64):
+  try: os.write(d, b'\\n[0, true]\\n[1, true]\\n[2, true]\\n')
+  except OSError: pass
+def square(x): return x
+""",
+    "guesses many times": """
+import os
+def square(x):
+  for i in range(3):
+    for v in range(20):
+      for d in (1, 3, 4, 5, 6):
+        try: os.write(d, f'[{i}, ["int", {v}]]\\n'.encode())
+        except OSError: pass
+  os._exit(0)
+""",
+    "looks for what is expected": """
+import gc, sys
+def square(x):
+  f = sys._getframe()
+  while f:
+    for v in list(f.f_locals.values()):
+      if isinstance(v, list) and 16 in v: return 16
+    f = f.f_back
+  return 0
+""",
+    "answers for others": """
+import sys
+sys.modules['__main__'].pack = lambda v: ['int', 9]
+def square(x): return x
+""",
+    "nests": """
+def square(x):
+  v = []
+  for _ in range(100000): v = [v]
+  return v
+""",
     "floods": "def square(x): return 'x' * (1 << 26)",
-    "returns digits": "import sys\ndef square(x): sys.set_int_max_str_digits(0); return 10 ** 100000",
+    "returns digits": """
+import sys
+def square(x): sys.set_int_max_str_digits(0); return 10 ** 100000
+""",
 }
 
 
@@ -143,19 +196,17 @@ def test_assertions_are_taken_apart(test, expected):
 @pytest.mark.parametrize(
     "test",
     [
+        "",
         "f(2)",
-        "assert f(2) == g(2)",
-        "assert f(2) > 3",
         "assert f(2) ==",
         "assert f(2) == 4; x = 1",
+        "assert f(2) == g(2)",
+        "assert f(2) > 3",
         "assert 1 < f(2) < 3",
-    ]
-    + [
         "assert f(2) == 4 and f(3) == 9",
+        "assert not f(2) == 3",
         "assert all(f(2))",
         "assert math.isclose(f(2), 4.0)",
-        "assert not f(2) == 3",
-        "",
     ],
 )
 def test_assertions_that_would_show_what_they_expect(test):
