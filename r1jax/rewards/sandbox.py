@@ -141,7 +141,7 @@ def _confinement(limits: Limits, calls: int, told: int) -> list[str]:
     if not Path(sys.base_prefix).is_relative_to("/usr"):
         shown += ["--ro-bind", sys.base_prefix, sys.base_prefix]
     return [
-        "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "sandbox",
+        "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox",
         "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
         "--uid", NOBODY, "--gid", NOBODY, "--cap-drop", "ALL",
         *shown,
