@@ -412,6 +412,18 @@ class RewardsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """A checkpoint with the student's tokenizer, whose distribution is learnt beside the text (distillation)."""
+
+    folder: str  # of the checkpoint, or a stage's name
+    alpha: float  # weight of the KL to the teacher; the text's cross-entropy has 1 - alpha
+
+    def __post_init__(self):
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"teacher.alpha is {self.alpha!r}; expected a number in 0..1")
+
+
+@dataclasses.dataclass(frozen=True)
 class SftStage:
     """Supervised fine-tuning; from scratch (`init_from` empty) it is pretraining."""
 
@@ -432,9 +444,14 @@ class SftStage:
     log: LogConfig
     mesh: MeshConfig
     grading: RewardsConfig
+    teacher: TeacherConfig | None = None
 
     def __post_init__(self):
         _check_stage(self)
+        if self.teacher and self.mtp_coef:
+            raise ValueError(
+                f"config.mtp_coef is {self.mtp_coef} beside a teacher, which shows the next token alone: set it to 0"
+            )
         _at_least(0, "config", self, "mtp_coef")
         if self.mtp_coef and not self.policy.mtp_layers:
             raise ValueError(

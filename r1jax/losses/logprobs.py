@@ -50,9 +50,9 @@ def token_logprobs(
     def score(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
         return _score(*piece, head_DV, temperature, with_entropy)
 
-    logp_KX, entropy_KX = jax.lax.map(score, (_to_pieces(hidden_RTD, chunk), _to_pieces(target_RT, chunk)))
-    entropy_RT = None if entropy_KX is None else _from_pieces(entropy_KX, R, T, chunk)
-    return _from_pieces(logp_KX, R, T, chunk), entropy_RT
+    logp_KX, entropy_KX = jax.lax.map(score, (to_pieces(hidden_RTD, chunk), to_pieces(target_RT, chunk)))
+    entropy_RT = None if entropy_KX is None else from_pieces(entropy_KX, R, T, chunk)
+    return from_pieces(logp_KX, R, T, chunk), entropy_RT
 
 
 def _score(
@@ -80,7 +80,7 @@ def _layout(R: int, T: int, chunk: int) -> tuple[int, int, int, int]:
     return row_pieces, rows, token_pieces, -(-T // token_pieces)
 
 
-def _to_pieces(array_RTx: Array, chunk: int) -> jax.Array:
+def to_pieces(array_RTx: Array, chunk: int) -> jax.Array:
     """[R, T, ...] -> [pieces, tokens of a piece, ...], padded with zeros.
 
     A piece takes every so-many-th row and token, so that with R sharded each device holds its share of every
@@ -93,8 +93,8 @@ def _to_pieces(array_RTx: Array, chunk: int) -> jax.Array:
     return jnp.moveaxis(array, (1, 3), (0, 1)).reshape(row_pieces * token_pieces, rows * tokens, *rest)
 
 
-def _from_pieces(array_KX: jax.Array, R: int, T: int, chunk: int) -> jax.Array:
-    """The inverse of `_to_pieces`."""
+def from_pieces(array_KX: jax.Array, R: int, T: int, chunk: int) -> jax.Array:
+    """The inverse of `to_pieces`."""
     row_pieces, rows, token_pieces, tokens = _layout(R, T, chunk)
     array = jnp.moveaxis(array_KX.reshape(row_pieces, token_pieces, rows, tokens), (0, 1), (1, 3))
     return array.reshape(rows * row_pieces, tokens * token_pieces)[:R, :T]

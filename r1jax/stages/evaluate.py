@@ -1,7 +1,8 @@
-"""Evaluation: K samples a problem, graded; pass@1, pass@K, maj@K, format and mean tokens a task."""
+"""Evaluation: K samples a problem, graded; pass@1, pass@K, maj@K, format and mean tokens a task, and their curves."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from r1jax.data.tokenizer import Tokenizer
 from r1jax.rewards.compose import Rewards, load_rewards
 from r1jax.rewards.extraction import extractor
 from r1jax.rollout.engine import Engine
+from r1jax.stages.budget import Budgets, check_budgets, keep_to
 from r1jax.stages.inference import check_prompts, completion_text, encode_prompt, seeds
 from r1jax.types import PyTree
 
@@ -24,6 +26,7 @@ from r1jax.types import PyTree
 FORMS = {"r1": ("last_line", "readable")}
 ZERO_FORMS = ("answer", "think_answer")
 SEED_PURPOSE = 3  # tells evaluation's seeds from training's
+BUDGET_PURPOSE = 4  # and those of what is sampled under a budget of thinking
 
 
 class Graded(NamedTuple):
@@ -33,6 +36,7 @@ class Graded(NamedTuple):
     format_MK: np.ndarray  # float32
     tokens_MK: np.ndarray  # int32
     answers: list[list[str | None]]  # M lists of K
+    forced_MK: np.ndarray | None = None  # bool: whether a thought was cut; None where there is no budget
 
 
 def graders(template: str) -> dict[str, RewardSpec]:
@@ -90,43 +94,82 @@ class Evaluator:
     def __call__(self, params: PyTree, *, samples: int, limit: int, progress: bool) -> dict[str, dict[str, Any]]:
         """{task: {"n", "pass@1", "pass@K", "maj@K", "format", "mean_tokens"}} with K = samples."""
         return {
-            label: summary(self._grade(params, label, source, samples, limit, progress), samples)
+            label: summary(self._grade(params, label, source, samples, limit, progress, None)[0], samples)
             for label, source in self._sources.items()
         }
+
+    def curves(
+        self, params: PyTree, *, samples: int, limit: int, progress: bool, budgets: Budgets | None
+    ) -> dict[str, dict[str, Any]]:
+        """As a call, and of each task "pass@k", "maj@k" {k: share} and, given budgets, "budget", a list of figures.
+
+        Raises:
+          ValueError: a budget does not fit `evaluation.max_tokens`, or the template knows no thoughts.
+        """
+        if budgets is not None:
+            check_budgets(budgets, self._template, self._tokenizer, self._config.max_tokens)
+        results = {}
+        for label, source in self._sources.items():
+            free, *kept = self._grade(params, label, source, samples, limit, progress, budgets)
+            results[label] = summary(free, samples) | sample_curves(free, samples)
+            if budgets is not None:
+                results[label]["budget"] = [
+                    {"budget": budget, "forced": float(np.mean(graded.forced_MK))} | summary(graded, samples)
+                    for budget, graded in zip(budgets.thinking, kept, strict=True)
+                ]
+        return results
 
     def close(self) -> None:
         self._rewards.close()
 
-    def _grade(self, params, label, source, samples, limit, progress) -> Graded:
+    def _grade(self, params, label, source, samples, limit, progress, budgets) -> list[Graded]:
+        """The completions as they come, then under each budget."""
         n = _count(len(source), limit)
         parts = []
         batch = min(self._config.batch, n)
         starts = range(0, n, batch)
         for start in tqdm(starts, desc=f"  {label}", unit="batch", file=sys.stderr, leave=False, disable=not progress):
             records = [source[i] for i in range(start, min(start + batch, n))]
-            parts.append(self._grade_batch(params, records, samples, batch, start))
-        return Graded(
-            np.concatenate([part.correct_MK for part in parts]),
-            np.concatenate([part.format_MK for part in parts]),
-            np.concatenate([part.tokens_MK for part in parts]),
-            [answers for part in parts for answers in part.answers],
-        )
+            parts.append(self._grade_batch(params, records, samples, batch, start, budgets))
+        return [_joined(same) for same in zip(*parts, strict=True)]
 
-    def _grade_batch(self, params: PyTree, records: list[dict], samples: int, batch: int, start: int) -> Graded:
+    def _grade_batch(
+        self, params: PyTree, records: list[dict], samples: int, batch: int, start: int, budgets: Budgets | None
+    ) -> list[Graded]:
         prompts = [templates.render(self._template, r["question"], self._tokenizer) for r in records]
         tokens = [encode_prompt(self._tokenizer, prompt) for prompt in prompts]
-        tokens += [tokens[0]] * (batch - len(tokens))  # the last batch keeps the shape of the others
+        filled = tokens + [tokens[0]] * (batch - len(tokens))  # the last batch keeps the shape of the others
+        seed_B = seeds(self._seed, batch * samples, SEED_PURPOSE, start)
+        free = self._sample(params, filled, seed_B, self._config.max_tokens)[: len(records) * samples]
+        graded = [self._score(records, prompts, samples, free)]
+        for budget in budgets.thinking if budgets else ():
+            given = iter(range(2**31))  # numbers the calls of one budget
+
+            def go_on(texts: list[list[int]], room: int) -> list[list[int]]:
+                count = 1 << (len(texts) - 1).bit_length()  # few shapes
+                seed_B = seeds(self._seed, count, BUDGET_PURPOSE, start, budget, next(given))  # noqa: B023
+                return self._sample(params, texts + [texts[0]] * (count - len(texts)), seed_B, room)[: len(texts)]
+
+            repeated = [ids for ids in tokens for _ in range(samples)]
+            kept, forced_B = keep_to(budget, budgets, go_on, self._tokenizer, self._template, repeated, free)
+            shape = (len(records), samples)
+            graded.append(self._score(records, prompts, samples, kept)._replace(forced_MK=forced_B.reshape(shape)))
+        return graded
+
+    def _sample(self, params: PyTree, prompts: list[list[int]], seed_B: np.ndarray, max_tokens: int) -> list[list[int]]:
+        """Completions, in the order of the seeds."""
         out = self._engine.generate(
             params,
-            tokens,
-            seeds(self._seed, batch * samples, SEED_PURPOSE, start),
+            prompts,
+            seed_B,
             temperature=self._config.temperature,
             top_k=0,
             top_p=self._config.top_p,
-            max_tokens=self._config.max_tokens,
+            max_tokens=max_tokens,
         )
-        count = len(records) * samples
-        ids = [row[:length] for row, length in zip(out.completion_BL[:count], out.length_B[:count], strict=True)]
+        return [row[:n].tolist() for row, n in zip(out.completion_BL, out.length_B, strict=True)]
+
+    def _score(self, records: list[dict], prompts: list[str], samples: int, ids: list[list[int]]) -> Graded:
         texts = [completion_text(self._tokenizer, row) for row in ids]
         columns = {key: [r.get(key) for r in records for _ in range(samples)] for key in _keys(records)}
         graded = self._rewards([p for p in prompts for _ in range(samples)], texts, columns, ids)
@@ -134,7 +177,7 @@ class Evaluator:
         return Graded(
             graded.by_name["accuracy"].reshape(shape),
             graded.by_name["format"].reshape(shape),
-            out.length_B[:count].reshape(shape),
+            np.array([len(row) for row in ids], np.int32).reshape(shape),
             _groups([self._answer_of(*row) for row in zip(texts, columns["task"], strict=True)], samples),
         )
 
@@ -155,6 +198,38 @@ def summary(graded: Graded, samples: int) -> dict[str, Any]:
         "mean_tokens": float(graded.tokens_MK.mean(dtype=np.float64)),
     }
     return figures | {"pass@1": float(graded.correct_MK.mean(dtype=np.float64))}
+
+
+def sample_curves(graded: Graded, samples: int) -> dict[str, dict[str, float]]:
+    """{"pass@k": {k: share}, "maj@k": {k: share}} for k = 1, 2, 4, .. and K.
+
+    pass@k is the unbiased estimate from all K samples, 1 - C(K - c, k) / C(K, k) of a problem with c fully right
+    (arXiv 2107.03374, eq. 1). maj@k is the mean over the K // k groups of k samples in turn: a group votes.
+    """
+    steps = sorted({min(2**i, samples) for i in range(samples.bit_length() + 1)})
+    right_M = (graded.correct_MK >= 1.0).sum(axis=1)
+    passed = {
+        str(k): float(np.mean([1 - math.comb(samples - int(c), k) / math.comb(samples, k) for c in right_M]))
+        for k in steps
+    }
+    votes: dict[str, float] = {}
+    for k in steps:
+        starts = range(0, samples - k + 1, k)
+        pairs = zip(graded.answers, graded.correct_MK, strict=True)
+        votes[str(k)] = float(np.mean([_majority(a[i : i + k], c[i : i + k]) for a, c in pairs for i in starts]))
+    return {"pass@k": passed, "maj@k": votes}
+
+
+def _joined(parts: Sequence[Graded]) -> Graded:
+    """The problems of several batches."""
+    forced = [part.forced_MK for part in parts if part.forced_MK is not None]
+    return Graded(
+        np.concatenate([part.correct_MK for part in parts]),
+        np.concatenate([part.format_MK for part in parts]),
+        np.concatenate([part.tokens_MK for part in parts]),
+        [answers for part in parts for answers in part.answers],
+        np.concatenate(forced) if forced else None,
+    )
 
 
 def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:

@@ -18,13 +18,13 @@ from r1jax.data.loader import Loader
 from r1jax.data.packing import DocumentPacker
 from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.stages.distillation import open_teacher, step_of
 from r1jax.stages.evaluate import Evaluator
 from r1jax.stages.inference import check_prompts, check_start, encode_prompt, load_params, make_engine
 from r1jax.stages.run import NO_FOLDERS, Run, check_stage, locate
 from r1jax.training.flops import forward_flops, peak_flops
 from r1jax.training.optimizer import make_optimizer, schedule
 from r1jax.training.state import TrainState, abstract_state, fresh_params, shardings, start_state
-from r1jax.training.step import sft_step
 
 RECORDS = 64  # drawn from the loader at a time
 
@@ -87,11 +87,12 @@ def _train(config: SftStage, run_: Run, folders: Mapping[str, str]) -> None:
     documents, packer = _packer(config, sources, tokenizer)
     optimizer = make_optimizer(config.optimizer, config.steps)
     abstract = abstract_state(config.policy, optimizer, mesh, with_reference=False)
-    update = jax.jit(
-        functools.partial(sft_step, config.policy, config.batch, config.router, config.mtp_coef, optimizer),
-        donate_argnums=0,
-        out_shardings=(shardings(abstract), None),
-    )
+    teacher = None
+    if config.teacher:
+        folder = folders.get(config.teacher.folder, config.teacher.folder)
+        teacher = open_teacher(folder, config.policy, tokenizer, mesh)
+    one_step, taught = step_of(config, optimizer, teacher)
+    update = jax.jit(one_step, donate_argnums=0, out_shardings=(shardings(abstract), None))
 
     def fresh() -> TrainState:
         params = (
@@ -109,13 +110,15 @@ def _train(config: SftStage, run_: Run, folders: Mapping[str, str]) -> None:
         for step in run_.steps():
             began = time.perf_counter()
             packed = next(packer)
-            state, device_metrics = update(state, packed)
+            state, device_metrics = update(state, packed, *taught)
             metrics = {key: float(value) for key, value in jax.device_get(device_metrics).items()}
             seconds = time.perf_counter() - began
             metrics["lr"] = float(rate(step - 1))
             metrics["time/update_s"] = seconds
             metrics["update/tokens_per_s"] = float(np.count_nonzero(packed.segment_RT)) / seconds
-            metrics["update/mfu"] = 3 * forward_flops(config.policy, packed, mtp=bool(config.mtp_coef)) / seconds / peak
+            flops = 3 * forward_flops(config.policy, packed, mtp=bool(config.mtp_coef))
+            flops += forward_flops(teacher.policy, packed) if teacher else 0.0
+            metrics["update/mfu"] = flops / seconds / peak
             run_.log(step, metrics, [])
             run_.evaluate(
                 step,
