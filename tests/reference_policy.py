@@ -84,12 +84,12 @@ def softmax(score: list[float]) -> np.ndarray:
 def heads_of_latents(config, p: Weights, x: np.ndarray, position: int) -> tuple[list, list, list]:
     """(queries, keys, values) of the heads of one token: multi-head latent attention."""
     if config.q_lora_rank:
-        low_q = rms_norm(x @ p["q_down_DQ"], p["q_norm"]["scale_X"], config.norm_eps)
+        low_q = rms_norm(x @ p["q_down_DQ"], p["q_norm"]["scale_X"], 1e-6)
         q = [low_q @ p["q_up_QHC"][:, h] for h in range(config.heads)]
     else:
         q = [x @ p["q_DHC"][:, h] for h in range(config.heads)]
     down = x @ p["kv_down_DW"]
-    low = rms_norm(down[: config.kv_lora_rank], p["kv_norm"]["scale_X"], config.norm_eps)
+    low = rms_norm(down[: config.kv_lora_rank], p["kv_norm"]["scale_X"], 1e-6)
     k_rope = rope(down[config.kv_lora_rank :], position, config)
     cut = config.nope_head_dim
     return (

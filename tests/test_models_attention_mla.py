@@ -16,6 +16,7 @@ from tests import tiny_policy as tiny
 SHAPES = {
     "plain": tiny.CONFIG,
     "low-rank queries": dataclasses.replace(tiny.CONFIG, q_lora_rank=6),
+    "norms of latents with an eps of their own": dataclasses.replace(tiny.CONFIG, q_lora_rank=6, norm_eps=0.5),
     "low-rank queries, YaRN": tiny.FAMILIES["deepseek, low-rank queries, YaRN"],
 }
 

@@ -18,6 +18,10 @@ from r1jax.models.layers import RMSNorm, project, weight
 from r1jax.models.rope import rotary, score_scale
 from r1jax.types import Array
 
+LATENT_EPS = (
+    1e-6  # of the two norms of latents, whatever `norm_eps` (Moonlight's is another), as in DeepSeek's own code
+)
+
 
 class LatentAttention(nn.Module):
     """Multi-head latent attention. Source: arXiv 2412.19437, eqs. 1-11."""
@@ -29,12 +33,12 @@ class LatentAttention(nn.Module):
         head = c.nope_head_dim + c.rope_head_dim
         if c.q_lora_rank:
             self.q_down_DQ = weight(self, c, "q_down_DQ", (c.width, c.q_lora_rank))
-            self.q_norm = RMSNorm(c)
+            self.q_norm = RMSNorm(c, LATENT_EPS)
             self.q_up_QHC = weight(self, c, "q_up_QHC", (c.q_lora_rank, c.heads, head))
         else:
             self.q_DHC = weight(self, c, "q_DHC", (c.width, c.heads, head))
         self.kv_down_DW = weight(self, c, "kv_down_DW", (c.width, c.kv_lora_rank + c.rope_head_dim))
-        self.kv_norm = RMSNorm(c)
+        self.kv_norm = RMSNorm(c, LATENT_EPS)
         self.k_up_WHC = weight(self, c, "k_up_WHC", (c.kv_lora_rank, c.heads, c.nope_head_dim))
         self.v_up_WHC = weight(self, c, "v_up_WHC", (c.kv_lora_rank, c.heads, c.v_head_dim))
         self.out_HCD = weight(self, c, "out_HCD", (c.heads, c.v_head_dim, c.width))

@@ -24,12 +24,14 @@ class RMSNorm(nn.Module):
     """x / rms(x) * scale, in float32 inside. Source: Zhang & Sennrich 2019, as DeepSeek-V3 uses it."""
 
     config: PolicyConfig
+    eps: float | None = None  # None: the config's
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        eps = self.config.norm_eps if self.eps is None else self.eps
         scale_D = self.param("scale_X", nn.initializers.ones, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
         wide = x.astype(jnp.float32)
-        wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.config.norm_eps)
+        wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
         return (wide * jnp.broadcast_to(scale_D, x.shape)).astype(x.dtype)
 
 
