@@ -73,6 +73,14 @@ def test_an_imported_checkpoint_opens_and_leaves_again_bitwise(imported, tmp_pat
         assert (tmp_path / "half" / name).read_bytes() == (hf_models.FIXTURES / "deepseek_v3" / name).read_bytes()
 
 
+def test_an_imported_array_whose_file_is_gone_is_an_error(imported, tmp_path):
+    """Its chunks are files of their own; a missing one must not be read as zeros."""
+    shutil.copytree(imported, tmp_path / "in")
+    next((tmp_path / "in" / "checkpoints" / "0" / "params").glob("params.embed_VD/[0-9]*")).unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        r1jax.load(str(tmp_path / "in"))
+
+
 def damage_missing(folder, tensors):
     del tensors["model.layers.1.mlp.experts.3.up_proj.weight"]
     write(folder, tensors)
@@ -293,7 +301,7 @@ def long_run(*args):
 @pytest.mark.slow
 def test_rl_and_sft_start_from_an_imported_checkpoint(imported, tmp_path, source_dir):
     """As a user would: the configs that name it, a few steps on GSM8K, then evaluation."""
-    lines = [json.loads(line) for line in (source_dir / "gsm8k" / "train.jsonl").open(encoding="utf-8")][:200]
+    lines = [json.loads(line) for line in (source_dir / "gsm8k" / "train.jsonl").read_text("utf-8").splitlines()[:200]]
     rows = [
         {"question": r["question"], "completion": r["answer"], "answer": r["answer"].split("#### ")[1]}
         for r in lines
@@ -316,7 +324,7 @@ def test_rl_and_sft_start_from_an_imported_checkpoint(imported, tmp_path, source
     )  # fmt: skip
     assert code == 0, err
     assert json.loads(out)["stages"]["rl"]["gsm8k:test"]["n"] == 2
-    metrics = [json.loads(line) for line in (tmp_path / "rl" / "metrics.jsonl").open()]
+    metrics = [json.loads(line) for line in (tmp_path / "rl" / "metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 3 and max(m["policy/sampler_mismatch"] for m in metrics) < 1e-4
     assert (tmp_path / "rl" / FILE).read_bytes() == (hf_models.FIXTURES / "deepseek_v3" / FILE).read_bytes()
     code, out, err = run(

@@ -39,12 +39,11 @@ from r1jax.models.hf_config import hf_config, policy_config
 from r1jax.models.hf_weights import has_prediction, read_variables, tensors
 from r1jax.models.policy import abstract_variables, parameter_count
 from r1jax.models.tensor_files import TensorFiles, write_sharded
-from r1jax.stages.inference import load_params
-from r1jax.stages.workdir import begin, read_config
+from r1jax.stages.inference import load_params, read_writer
+from r1jax.stages.workdir import begin
 from r1jax.training.checkpoint import Checkpoints
 
 CONFIG = "config.json"
-GB = 10**9
 STEP = 0  # of an imported checkpoint: no update has been made
 MAX_TOKENS = 1024  # of a completion, in an imported checkpoint's evaluation
 
@@ -77,16 +76,15 @@ def import_hf(source: str, target: str, *, dtype: str, param_dtype: str, templat
             policy = policy_config(hf | {"num_nextn_predict_layers": 0}, dtype=dtype, param_dtype=param_dtype)
         shardings = state_shardings(_mesh(policy), abstract_variables(policy))
         variables = read_variables(policy, files, shardings)
-        sizes = [leaf.nbytes for leaf in jax.tree.leaves(variables)]
-        # One array's copy at a time: Orbax would else copy them all, and the host hold the model twice.
-        checkpoints = Checkpoints(folder, keep=1, in_flight_gb=1.01 * max(sizes) / GB)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+        checkpoints = Checkpoints(folder, keep=1, sparing=True)
         try:
             checkpoints.save(STEP, {"params": variables, "step": jnp.zeros((), jnp.int32)}, {})
             checkpoints.wait()
         finally:
             checkpoints.close()
         begin(str(folder), _converted(policy, template), tokenizer)
-    return {"checkpoint": target, "parameters": parameter_count(policy)[0], "bytes": sum(sizes)}
+    return {"checkpoint": target, "parameters": parameter_count(policy)[0], "bytes": size}
 
 
 def export_hf(source: str, target: str, *, param_dtype: str, shard_bytes: int) -> dict[str, Any]:
@@ -101,7 +99,7 @@ def export_hf(source: str, target: str, *, param_dtype: str, shard_bytes: int) -
     Returns:
       {"folder", "model_type", "parameters", "files"}.
     """
-    stage = read_config(source)
+    stage = read_writer(source)
     policy = stage.policy
     out_dtype = param_dtype or policy.param_dtype
     hf = hf_config(policy) | {"torch_dtype": out_dtype}

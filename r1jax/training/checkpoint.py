@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from etils import epath
 from r1jax.types import PyTree
 
 PARAMS, TRAIN, HOST = "params", "train", "host"
+CHUNK_BYTES = 1 << 25  # of a sparing save
 SHOWN = 5  # differing paths named in an error
 
 
@@ -33,26 +35,27 @@ class Checkpoints:
     Args:
       workdir: folder (or bucket) of the stage; steps lie in its `checkpoints/`.
       keep: newest steps kept. None opens for reading only, and leaves a run that is writing undisturbed.
-      in_flight_gb: host memory that a save may use for copies of arrays, more than the largest of them takes. None is
-        Orbax's own limit, which slows no save.
+      sparing: for a host that the parameters all but fill. Arrays go in chunks to files of their own; Orbax's usual
+        shared files are quicker to open, and are built in memory: a second copy of the parameters.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int | None, in_flight_gb: float | None = None):
+    def __init__(self, workdir: str | os.PathLike, *, keep: int | None, sparing: bool = False):
         if keep is not None and keep < 1:
             raise ValueError(f"checkpoint.keep is {keep}; expected at least 1, or a killed run could not resume")
         quiet_orbax()
         self._directory = epath.Path(os.path.abspath(workdir) if _is_local(workdir) else workdir) / "checkpoints"
         self._writable = keep is not None
+        self._sparing = sparing
         self._manager: ocp.CheckpointManager | None = None
         if self._writable or self._directory.exists():
-            self._manager = self._open(keep, in_flight_gb)
+            self._manager = self._open(keep)
 
-    def _open(self, keep: int | None, in_flight_gb: float | None) -> ocp.CheckpointManager:
+    def _open(self, keep: int | None) -> ocp.CheckpointManager:
         every_process = ocp.options.MultiprocessingOptions(primary_host=None)
         name = f"process_{jax.process_index()}_of_{jax.process_count()}.json"
         handlers = {
-            PARAMS: ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight_gb),
-            TRAIN: ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight_gb),
+            PARAMS: ocp.PyTreeCheckpointHandler(use_ocdbt=not self._sparing),
+            TRAIN: ocp.PyTreeCheckpointHandler(use_ocdbt=not self._sparing),
             HOST: ocp.JsonCheckpointHandler(name, multiprocessing_options=every_process),
         }
         if keep is None:
@@ -97,12 +100,17 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 **{
-                    PARAMS: ocp.args.PyTreeSave(params),
+                    PARAMS: ocp.args.PyTreeSave(params, save_args=self._chunks(params)),
                     TRAIN: ocp.args.PyTreeSave(train),
                     HOST: ocp.args.JsonSave(_encode(host)),
                 }
             ),
         )
+
+    def _chunks(self, params: PyTree) -> PyTree:
+        if not self._sparing:
+            return None
+        return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
 
     def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """The state and host values of a step, bit for bit.
@@ -221,6 +229,8 @@ def _check_files(item: epath.Path) -> None:
     for path in (item / "_METADATA", item / "_sharding", *(item / "array_metadatas").glob("*")):
         if path.exists():
             json.loads(path.read_text())
+    if not (item / "manifest.ocdbt").exists():  # a sparing save: files by array and chunk
+        return _check_chunks(item)
     base = {"driver": "file", "path": f"{item}/"} if _is_local(item) else f"{item}/"
     store = ts.KvStore.open(base).result()
     nodes = [ts.ocdbt.dump(store).result()["versions"][-1]["root"]["location"]]
@@ -233,6 +243,16 @@ def _check_files(item: epath.Path) -> None:
                     raise ValueError(f"{folder + file} is {size} bytes; expected {int(offset) + int(length)}")
             elif "location" in entry:
                 nodes.append(entry["location"])
+
+
+def _check_chunks(item: epath.Path) -> None:
+    """Raises unless every chunk of every array has its file: a missing one would be read as zeros."""
+    for path in item.glob("*/.zarray"):
+        array = json.loads(path.read_text())
+        chunks = math.prod(-(-size // part) for size, part in zip(array["shape"], array["chunks"], strict=True))
+        found = sum(not file.name.startswith(".") for file in path.parent.iterdir())
+        if found != chunks:
+            raise ValueError(f"{path.parent.name} has {found} files of {chunks}")
 
 
 def _named_leaves(tree: PyTree, prefix: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
