@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,30 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     folders = {name: str(Path(workdir) / name) for name in stages}
     for name, stage in stages.items():
         _check(name, stage, folders)
-    results = {}
+    results: dict[str, Any] = {}
+    begun = time.monotonic()
     for name, stage in stages.items():
-        say(f"== stage {name} ({stage.stage}) in {folders[name]}")
+        say(_heading(list(stages), name, stage.stage, int(time.monotonic() - begun)))
         results[name] = STAGES[stage.stage].run(stage, folders[name], folders)
+        if len(results) > 1:
+            say("\n" + table(_evaluated(results)))
     write_result(workdir, results)
     report = write_report([workdir], Path(workdir) / "report.html")
-    say(f"\n{table(results)}\n\nreport: {report}")
+    say(f"\nreport: {report}")
     return {"stages": results, "report": str(report)}
+
+
+def _heading(names: list[str], name: str, kind: str, seconds: int) -> str:
+    """Where the pipeline is, and what is left."""
+    at = names.index(name)
+    left = ", ".join(names[at + 1 :]) or "the report"
+    clock = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"\n== stage {at + 1} of {len(names)}: {name} ({kind}), {clock} after the start; then {left}"
+
+
+def _evaluated(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Without the counts of stages that make data, which stand in the report."""
+    return {name: {task: row for task, row in rows.items() if "kept" not in row} for name, rows in results.items()}
 
 
 def say(message: str) -> None:
