@@ -161,7 +161,8 @@ def byte_tokenizer(folder: Path) -> None:
     )
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>",
-        "pad_token": {"__type": "AddedToken", "content": "<pad>", "special": True}, "add_bos_token": True, "chat_template": template,
+        "pad_token": {"__type": "AddedToken", "content": "<pad>", "special": True}, "add_bos_token": True,
+        "chat_template": template,
     }  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": [2, 3]}))
