@@ -12,14 +12,31 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from r1jax.config import AnyStage, RewardModelStage, RlStage, stage_config
+from r1jax.config import (
+    AnyStage,
+    ColdStartStage,
+    DatasetStage,
+    RejectionStage,
+    RewardModelStage,
+    RlStage,
+    SftStage,
+    TrainedStage,
+    stage_config,
+)
 from r1jax.report import write_report
-from r1jax.stages import graders, reward_model, rl, sft
+from r1jax.stages import cold_start, graders, rejection, reward_model, rl, sft
 from r1jax.stages.evaluate import table
 from r1jax.stages.inference import check_architecture
+from r1jax.stages.run import SAMPLES
 from r1jax.stages.workdir import has_begun, read_result, write_result
 
-STAGES: dict[str, Any] = {"sft": sft, "rl": rl, "reward_model": reward_model}
+STAGES: dict[str, Any] = {
+    "sft": sft,
+    "rl": rl,
+    "reward_model": reward_model,
+    "rejection": rejection,
+    "cold_start": cold_start,
+}
 
 
 def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -33,8 +50,8 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """
     if config.get("stage") != "pipeline":
         stage = stage_config(config)
-        results = {stage.stage: STAGES[stage.stage].run(stage, workdir)}
-        return {"stages": results, "report": str(write_report([workdir], Path(workdir) / "report.html"))}
+        result = {stage.stage: STAGES[stage.stage].run(stage, workdir)}
+        return {"stages": result, "report": str(write_report([workdir], Path(workdir) / "report.html"))}
     stages = pipeline_stages(config)
     folders = {name: str(Path(workdir) / name) for name in stages}
     for name, stage in stages.items():
@@ -101,18 +118,43 @@ def pipeline_stages(config: ConfigDict) -> dict[str, AnyStage]:
             stage = stage_config(tree["stages"][name])
         except ValueError as error:
             raise ValueError(f"stage {name}: {error}") from error
-        named = {"init_from": stage.init_from}
-        if isinstance(stage, RlStage):
-            named |= {f"rewards.{reward}": folder for reward, folder in graders.checkpoints(stage.rewards).items()}
-        for key, earlier in named.items():
-            if earlier in tree["stages"] and earlier not in stages:
+        for key, earlier in _named(stage).items():
+            if earlier not in tree["stages"]:
+                continue
+            if earlier not in stages:
                 raise ValueError(f"config.stages.{name}.{key} is {earlier!r}, a stage that comes no earlier")
-        start = stages.get(stage.init_from)
-        if isinstance(start, RewardModelStage):
-            raise ValueError(
-                f"config.stages.{name}.init_from is {stage.init_from!r}, a reward model, which writes no text"
-            )
-        if start is not None:
-            check_architecture(f"stage {stage.init_from}", start.policy, stage.policy)
+            _check_kind(f"config.stages.{name}.{key}", earlier, stages[earlier])
+        if isinstance(stage, TrainedStage):
+            start = stages.get(stage.init_from)
+            if isinstance(start, SftStage | RlStage):
+                check_architecture(f"stage {stage.init_from}", start.policy, stage.policy)
         stages[name] = dataclasses.replace(stage, seed=stage.seed + tree["seed"])
     return stages
+
+
+def _named(stage: AnyStage) -> dict[str, str]:
+    """The folders, or stages' names, that a stage's config mentions, by key."""
+    named: dict[str, str] = {}
+    if isinstance(stage, ColdStartStage):
+        named |= {f"ways.{way}.init_from": spec.init_from for way, spec in stage.ways.items()}
+        named["rewriter.model"] = str(stage.rewriter.model.get("checkpoint", ""))
+    else:
+        named["init_from"] = stage.init_from
+    sources = {} if isinstance(stage, RewardModelStage) else {"data": stage.data.sources}
+    if isinstance(stage, RejectionStage):
+        sources["join"] = stage.join.sources
+    for section, specs in sources.items():
+        made = {key: spec.name for key, spec in specs.items() if spec.name.startswith(SAMPLES)}
+        named |= {f"{section}.sources.{key}": name.removeprefix(SAMPLES) for key, name in made.items()}
+    if isinstance(stage, RlStage | DatasetStage):
+        named |= {f"rewards.{reward}": folder for reward, folder in graders.checkpoints(stage.rewards).items()}
+    return named
+
+
+def _check_kind(key: str, name: str, stage: AnyStage) -> None:
+    """Refuses a stage that does not make what `key` asks for. What a reward asks for, it checks itself."""
+    if key.endswith("init_from") and not isinstance(stage, SftStage | RlStage):
+        what = "a reward model, which writes no text" if isinstance(stage, RewardModelStage) else "a dataset"
+        raise ValueError(f"{key} is {name!r}, {what}; expected a stage that makes a policy")
+    if ".sources." in key and not isinstance(stage, DatasetStage):
+        raise ValueError(f"{key} is {name!r}, which makes no dataset; expected a rejection or a cold_start stage")

@@ -4,9 +4,10 @@ A record is a JSON object whose values are all strings: the fields of the task r
 
     template      the template that SFT prompts it in
     completion    the text to learn
-    prompt, raw   what was sampled from, and what came, before any rewriting
+    prompt        what was sampled from
+    raw, rewritten  what came, where it was rewritten, and by what: rules | model
     source        the entry of `data.sources` it is from, or of those it is joined with
-    way           how it was made: sampled | few_shot | direct | rewritten | joined
+    way           how it was made: sampled, joined, or as a cold start names its ways
     index, sample which record of the source, and which of its samples
     checkpoint, step, seed      what sampled it
     rewards, reward             by name, as JSON; and their weighted sum

@@ -13,7 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax.config import ConvertedStage, MeshConfig, PolicyConfig, RewardModelStage, RlStage, SftStage
+from r1jax.config import (
+    ColdStartStage,
+    ConvertedStage,
+    MeshConfig,
+    PolicyConfig,
+    RejectionStage,
+    RewardModelStage,
+    RlStage,
+    SftStage,
+)
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import make_mesh
@@ -132,6 +141,8 @@ def read_writer(path: str) -> SftStage | RlStage | ConvertedStage:
     stage = read_config(path)
     if isinstance(stage, RewardModelStage):
         raise ValueError(f"{path} is a reward model, which scores text and writes none; give the folder of a policy")
+    if isinstance(stage, RejectionStage | ColdStartStage):
+        raise ValueError(f"{path} holds a dataset ({stage.stage}) and no policy; give the folder of a policy")
     return stage
 
 

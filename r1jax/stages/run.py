@@ -17,7 +17,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from r1jax.config import AnyStage, RlStage, SftStage, SourceSpec
+from r1jax.config import RlStage, SftStage, SourceSpec, TrainedStage
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import batch_multiple, make_mesh
@@ -52,7 +52,7 @@ def check_stage(config: SftStage | RlStage) -> Mesh:
     return mesh
 
 
-def check_mesh(config: AnyStage) -> Mesh:
+def check_mesh(config: TrainedStage) -> Mesh:
     """The mesh a stage runs on.
 
     Raises:
@@ -92,7 +92,7 @@ class Run:
     Until `begin`, nothing is written: a run that is refused leaves the folder as it was.
     """
 
-    def __init__(self, config: AnyStage, workdir: str):
+    def __init__(self, config: TrainedStage, workdir: str):
         self.workdir, self._config = workdir, config
         self._name = Path(workdir).resolve().name
         self._closing = contextlib.ExitStack()

@@ -8,6 +8,7 @@ folder that holds `result.json` is finished.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,19 @@ def has_begun(workdir: str, config: AnyStage) -> bool:
     return True
 
 
-def begin(workdir: str, config: AnyStage | ConvertedStage, tokenizer: Tokenizer) -> None:
-    """Makes the folder. The config comes last: it says that all the rest is there."""
+def finished(workdir: str, config: AnyStage) -> dict[str, Any] | None:
+    """The result of a run of this config in `workdir`; None where there is none yet. Raises as `has_begun`."""
+    result = read_result(workdir) if has_begun(workdir, config) else None
+    if result is not None:
+        print(f"{Path(workdir).resolve().name}: finished already; its result stands in {workdir}", file=sys.stderr)
+    return result
+
+
+def begin(workdir: str, config: AnyStage | ConvertedStage, tokenizer: Tokenizer | None) -> None:
+    """Makes the folder. The config comes last: it says that all the rest is there. A dataset has no tokenizer."""
     Path(workdir).mkdir(parents=True, exist_ok=True)
-    tokenizer.save(workdir)
+    if tokenizer is not None:
+        tokenizer.save(workdir)
     write_json_atomic(Path(workdir) / CONFIG, _as_json(config))
 
 
