@@ -39,6 +39,15 @@ def test_a_group_counts_by_its_two_best():
     assert np.asarray(routing.expert_TA).tolist() == [[4, 5]]
 
 
+def test_a_group_counts_by_its_best_in_v2():
+    """Group 0 has the best expert, group 1 the best two; weights that are not normalised stay scores."""
+    score = np.float32([[0.95, 0.1, 0.0, 0.0, 0.8, 0.7, 0.0, 0.0, 0.6, 0.6, 0.6, 0.6]])
+    config = dataclasses.replace(shape(12, groups=3, kept=1, active=2, scale=2.0), group_score="max", norm_topk=False)
+    routing = route(score, np.zeros(12, np.float32), config)
+    assert np.asarray(routing.expert_TA).tolist() == [[0, 1]]
+    np.testing.assert_allclose(routing.share_TA, [[1.9, 0.2]], rtol=1e-6)
+
+
 def test_combine_weights_come_from_unbiased_scores():
     """A bias of 10 makes expert 3 first; its weight stays its own score's share, times routed_scale."""
     score = np.float32([[0.6, 0.5, 0.1, 0.2]])
@@ -48,7 +57,12 @@ def test_combine_weights_come_from_unbiased_scores():
     np.testing.assert_array_equal(routing.score_TE, score)
 
 
-@pytest.mark.parametrize("config", [shape(8, 4, 2, 2, 1.7), shape(8, 1, 1, 3), shape(12, 3, 1, 4), shape(6, 6, 4, 3)])
+V2 = dataclasses.replace(shape(12, 3, 2, 4, 1.3), group_score="max", norm_topk=False)
+
+
+@pytest.mark.parametrize(
+    "config", [shape(8, 4, 2, 2, 1.7), shape(8, 1, 1, 3), shape(12, 3, 1, 4), shape(6, 6, 4, 3), V2]
+)
 def test_routing_equals_the_reference(config):
     score, bias = 1 / (1 + np.exp(-draw(200, config.experts))), draw(config.experts, seed=1)
     routing = tiny.jit(functools.partial(route, config=config))(score, bias)
