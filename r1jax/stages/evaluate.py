@@ -22,8 +22,8 @@ from r1jax.stages.budget import Budgets, check_budgets, keep_to
 from r1jax.stages.inference import check_prompts, completion_text, encode_prompt, seeds
 from r1jax.types import PyTree
 
-# Where a completion's answer stands, and which form is counted: R1's where the template is, else R1-Zero's.
-FORMS = {"r1": ("last_line", "readable")}
+# Where a completion's answer stands, and which form is counted: by template, else R1-Zero's. Chat models box theirs.
+FORMS = {"r1": ("last_line", "readable"), "chat": ("boxed", "readable")}
 ZERO_FORMS = ("answer", "think_answer")
 SEED_PURPOSE = 3  # tells evaluation's seeds from training's
 BUDGET_PURPOSE = 4  # and those of what is sampled under a budget of thinking
@@ -114,7 +114,7 @@ class Evaluator:
             results[label] = summary(free, samples) | sample_curves(free, samples)
             if budgets is not None:
                 results[label]["budget"] = [
-                    {"budget": budget, "forced": float(np.mean(graded.forced_MK))} | summary(graded, samples)
+                    {"budget": budget, "forced": _share(graded.forced_MK)} | summary(graded, samples)
                     for budget, graded in zip(budgets.thinking, kept, strict=True)
                 ]
         return results
@@ -143,6 +143,7 @@ class Evaluator:
         free = self._sample(params, filled, seed_B, self._config.max_tokens)[: len(records) * samples]
         graded = [self._score(records, prompts, samples, free)]
         for budget in budgets.thinking if budgets else ():
+            assert budgets is not None  # for the type checker, which does not see it from the line above
             given = iter(range(2**31))  # numbers the calls of one budget
 
             def go_on(texts: list[list[int]], room: int) -> list[list[int]]:
@@ -178,7 +179,7 @@ class Evaluator:
             graded.by_name["accuracy"].reshape(shape),
             graded.by_name["format"].reshape(shape),
             np.array([len(row) for row in ids], np.int32).reshape(shape),
-            _groups([self._answer_of(*row) for row in zip(texts, columns["task"], strict=True)], samples),
+            _groups([self._answer_of(t, str(task)) for t, task in zip(texts, columns["task"], strict=True)], samples),
         )
 
 
@@ -255,6 +256,11 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.1f}" if key == "mean_tokens" else f"{100 * value:.1f}%"
+
+
+def _share(which_MK: np.ndarray | None) -> float:
+    assert which_MK is not None, "what is kept to a budget says whether it was forced"
+    return float(which_MK.mean())
 
 
 def _majority(answers: Sequence[str | None], correct_K: np.ndarray) -> float:
