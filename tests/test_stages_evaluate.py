@@ -138,3 +138,10 @@ def test_r1s_form_is_graded_by_its_last_line():
         batch = rewards([""] * 3, completions, {"answer": ["12"] * 3, "task": ["t"] * 3}, [[]] * 3)
     assert batch.by_name["accuracy"].tolist() == [1.0, 1.0, 0.0] and batch.by_name["format"].tolist() == [1.0] * 3
     assert graders("r1_zero")["format"].fn.endswith(":think_answer")
+
+
+def test_chat_models_box_their_answers():
+    completions = [" </think> It is \\boxed{12}.", " </think> <answer> 12 </answer>"]
+    with load_rewards(graders("chat"), RewardsConfig(timeout_s=30.0, on_error=0.0, workers=1)) as rewards:
+        batch = rewards([""] * 2, completions, {"answer": ["12"] * 2, "task": ["t"] * 2}, [[]] * 2)
+    assert batch.by_name["accuracy"].tolist() == [1.0, 0.0]
