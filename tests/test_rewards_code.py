@@ -270,10 +270,10 @@ def test_results_from_untrusted_text():
 
 def test_linear_time():
     """A large set of the program's choosing costs no more than the expected one."""
-    start = time.monotonic()
+    start = time.process_time()
     assert not same(["set", [["int", i * (2**61 - 1)] for i in range(100_000)]], {1, 2}, None)
     assert extract_program("```\n" * 500_001) is None
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 5  # what is quadratic takes minutes
 
 
 @needs_sandbox
