@@ -11,23 +11,18 @@ from ml_collections import ConfigDict
 from configs import r1_zero_tiny, rejection_tiny
 
 BASE, ZERO = "runs/quickstart/base", "runs/quickstart/zero"
-# Worked examples; none is in the held-out set.
-EXAMPLES = (
-    "What is 2 + 4 * 3? multiply first: 4 * 3 = 12. 2 + 12 = 14. the answer is 14.",
-    "How much is (5 - 2) * 3? brackets first: 5 - 2 = 3. 3 * 3 = 9. the answer is 9.",
-    "Compute 9 - 3 - 4. step by step: 9 - 3 = 6. 6 - 4 = 2. the answer is 2.",
-)
-REFLECT = (
-    "A conversation between User and Assistant. The assistant thinks step by step, reflects on each step and verifies "
-    "the result before it says what the answer is. User: {question} Assistant:"
-)
+# A worked example, not of the held-out set. More of them, or the answer's sentence, and the base ends the text: of its
+# documents each has one problem.
+FEW_SHOT = "What is 2 + 4 * 3? 4 * 3 = 12. 2 + 12 = 14. {question}"
+# What so small a base makes of a wish to reflect and verify.
+DIRECT = "{question} step by step, then check:"
 
 
 def ways() -> dict:
     written = dict(init_from=BASE, template="", stop="\n")
     return {
-        "few_shot": dict(written, weight=1.0, prompt="\n".join([*EXAMPLES, "{question}"])),
-        "direct": dict(written, weight=1.0, prompt=REFLECT),
+        "few_shot": dict(written, weight=1.0, prompt=FEW_SHOT),
+        "direct": dict(written, weight=1.0, prompt=DIRECT),
         "rewritten": dict(init_from=ZERO, weight=2.0, template="r1_zero", prompt="", stop=""),
     }
 
