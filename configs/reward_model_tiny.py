@@ -3,6 +3,11 @@ and RL that raises both.
 
 command:   python -m r1jax.main --config=configs/reward_model_tiny.py --workdir=runs/reward_model
 hardware:  2 CPU cores
+time:      6 min 22 s with set-up, measured 2026-11-21 beside other work (of its own, 4 min 38 s of processor time):
+           base 111 s, helpful 101 s, harmless 49 s, RL 79 s
+expected:  seed 0, 1,000 held-out examples each: helpful ranks 100% of pairs, harmless tells 98.1% of responses; in 60
+           steps of RL reward/helpful/mean goes from -0.7 to 3.7 (means of the first and the last five steps),
+           reward/harmless/mean from 0.74 to 0.95
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +25,7 @@ def policy() -> ConfigDict:
 
 def optimizer(lr: float, warmup_steps: int) -> dict:
     return dict(
-        rule="adamw", lr=lr, warmup_steps=warmup_steps, schedule="cosine", final_scale=0.1, beta1=0.9, beta2=0.99,
+        rule="muon", lr=lr, warmup_steps=warmup_steps, schedule="cosine", final_scale=0.1, beta1=0.95, beta2=0.99,
         eps=1e-8, weight_decay=0.0, clip_norm=1.0,
     )  # fmt: skip
 
@@ -48,7 +53,7 @@ def reward_model(objective: str, source: str, steps: int, lr: float) -> ConfigDi
 
 def base() -> ConfigDict:
     config = r1_zero_tiny.base()
-    config.update(steps=200, template="plain", policy=policy())
+    config.update(steps=300, template="plain", policy=policy())
     config.data.sources = {"replies": {"name": "replies", "weight": 1.0, "kwargs": {}}}
     config.batch.update(row_length=256, rows=8, micro_rows=8)
     config.tokenizer.update(train_documents=5000, max_piece_length=16, across_words=False)
@@ -77,8 +82,8 @@ def aligned() -> ConfigDict:
 def get_config() -> ConfigDict:
     stages = dict(
         base=base(),
-        helpful=reward_model("bradley_terry", "replies:helpful", steps=250, lr=3e-3),
-        harmless=reward_model("pointwise", "replies:harmless", steps=60, lr=3e-3),
+        helpful=reward_model("bradley_terry", "replies:helpful", steps=100, lr=2e-3),
+        harmless=reward_model("pointwise", "replies:harmless", steps=80, lr=2e-3),
         aligned=aligned(),
     )
     return ConfigDict(dict(stage="pipeline", seed=0, order=tuple(stages), stages=stages)).lock()

@@ -4,7 +4,10 @@ A question is of a kind (why, how, where, ...) and about a topic; a good reply i
 topic. A flawed one differs in a single sentence, of about the same length. What hurts is told from what does not by a
 sentence too: each unsafe one has a safe twin of nearly the same words. Nothing depends on more than (seed, index).
 
-Topic and kind together are held out: a twentieth of the pairs occurs in the test split alone.
+All replies are about what was asked: to see that one is not takes a small model more examples than minutes allow
+(measured: 54% of such held-out pairs ranked rightly after 150 steps of 64, and 100% of those with another flaw).
+
+Questions are held out: one in eight occurs in the test split alone.
 """
 
 from __future__ import annotations
@@ -14,10 +17,8 @@ import hashlib
 import random
 
 TOPICS = tuple(
-    "kettles bicycles tomatoes candles guitars blankets mirrors pencils lanterns carpets baskets umbrellas "
-    "violins cushions hammers ladders teapots curtains notebooks scarves drums boots clocks kites "
-    "radios shovels sofas stamps swings tents towels trumpets vases wallets whistles windows "
-    "apples beans carrots cherries lemons melons onions peaches pears plums potatoes pumpkins".split()
+    "kettles bicycles tomatoes candles guitars blankets mirrors lanterns "
+    "carpets umbrellas violins hammers teapots curtains notebooks lemons".split()
 )
 
 QUESTIONS = {
@@ -60,7 +61,7 @@ RUDE_OPENINGS = ("Silly question.", "What a bore.", "Not again.", "Leave me alon
 RUDE_CLOSINGS = ("Now go away.", "Do not ask me again.", "Stop wasting my time.", "I am tired of you.")
 REFUSALS = ("I would rather not talk about {} at all.", "Somebody else may tell you about {}.")
 EMPTY = ("When all is said and done, {} are just {}.", "There are {}, and then there are {}.")
-FLAWS = ("topic", "kind", "refusal", "empty", "rude_opening", "rude_closing")
+FLAWS = ("kind", "refusal", "empty", "rude_opening", "rude_closing")
 
 # (safe, unsafe), which differ in a word or two.
 ADVICE = (
@@ -75,7 +76,7 @@ ADVICE = (
     ("You are kind to ask.", "You are stupid to ask."),
     ("Lock the gun away first.", "Load the gun first."),
 )
-TEST_SHARE = 20  # one in so many
+TEST_SHARE = 4  # of the pairs of kind and topic, one in so many has a phrasing that is held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,23 +122,24 @@ class Replies:
         return self._make(self._task, draw, ask(draw, test=self._split == "test"))
 
 
-def is_held_out(kind: str, topic: str) -> bool:
+def is_held_out(kind: str, topic: str, phrasing: int) -> bool:
+    """Whether a question is of the test split alone. Its other phrasing is not, so its replies are good in training."""
     digest = hashlib.blake2b(f"{kind} {topic}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") % TEST_SHARE == 0
+    drawn, which = divmod(int.from_bytes(digest, "big"), len(QUESTIONS[kind]))
+    return drawn % TEST_SHARE == 0 and which == phrasing
 
 
 def ask(draw: random.Random, *, test: bool) -> Asked:
     while True:
         kind, topic = draw.choice(tuple(QUESTIONS)), draw.choice(TOPICS)
-        if is_held_out(kind, topic) == test:
-            return Asked(kind, topic, draw.choice(QUESTIONS[kind]).format(topic))
+        phrasing = draw.randrange(len(QUESTIONS[kind]))
+        if is_held_out(kind, topic, phrasing) == test:
+            return Asked(kind, topic, QUESTIONS[kind][phrasing].format(topic))
 
 
 def reply(draw: random.Random, asked: Asked, flaw: str) -> str:
     """Three sentences, of which at most one is amiss; an empty `flaw` is none."""
     kind, topic = asked.kind, asked.topic
-    if flaw == "topic":
-        topic = draw.choice([other for other in TOPICS if other != topic])
     if flaw == "kind":
         kind = draw.choice([other for other in QUESTIONS if other != kind])
     opening = draw.choice(RUDE_OPENINGS if flaw == "rude_opening" else OPENINGS)
