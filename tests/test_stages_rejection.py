@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,10 +250,15 @@ def test_a_pipeline_knows_what_makes_what():
         ({"join.sources.general.name": "arithmetic"}, r"join\.sources\.general gives records without a completion"),
     ],
 )
-def test_bad_input_is_refused_at_start(changes, message, tmp_path):
+def test_bad_input_is_refused_at_start(changes, message):
     with pytest.raises(ValueError, match=message):
         rejection.check(stage(**changes))
-    assert not Path(tmp_path / "x").exists()
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"arithmetic: the prompt of record 0 has \d+ tokens; .* leaves 20: lower max"):
+        rejection.run(stage(**{"rollout.max_tokens": 300}), str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_dataset_is_no_policy(made):

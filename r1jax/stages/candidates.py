@@ -93,6 +93,30 @@ class Asker:
         self._rewards, self._held_out = rewards, held_out
         self._opened: dict[tuple[str, str], Opened] = {}
 
+    def check(self, prompts: Sequence[Asked]) -> None:
+        """Refuses a prompt that leaves no room for an answer, before any work is done.
+
+        Raises:
+          ValueError: names the first such record, its length, the limit and the remedy.
+        """
+        rooms = {
+            way.folder: read_writer(way.folder).policy.context - self._config.rollout.max_tokens for way in self._ways
+        }
+        tokenizers = {folder: Tokenizer.load(folder) for folder in rooms}
+        for asked in prompts:
+            way = self._way(asked)
+            room, tokenizer = rooms[way.folder], tokenizers[way.folder]
+            text = way.prompt(asked.record["question"], tokenizer)
+            # Encoding is slow on a large source; a token is at least a byte, so most prompts pass by their length.
+            if len(tokenizer.start_ids) + len(text.encode()) <= room:
+                continue
+            length = len(encode_prompt(tokenizer, text))
+            if length > room:
+                raise ValueError(
+                    f"{asked.source}: the prompt of record {asked.row} has {length} tokens; the context of "
+                    f"{way.folder} less rollout.max_tokens leaves {room}: lower max_tokens, or leave the record out"
+                )
+
     def __call__(self, prompts: Sequence[Asked]) -> Iterator[Sample]:
         """The samples of some prompts, the whole of a way's at a time."""
         size = self._config.rollout.prompts

@@ -77,9 +77,10 @@ def collect(
     config: DatasetStage, join: JoinConfig, ways: Sequence[Way], inputs: Inputs, folder: str
 ) -> dict[str, dict[str, int]]:
     """Makes the dataset in `folder`, or what is left of it to make; returns the counts of each source."""
-    workdir.begin(folder, config, None)
     prompts = list(ask(config, inputs.sources))
     asker = Asker(config, ways, inputs.mesh, inputs.rewards, inputs.held_out)
+    asker.check(prompts)
+    workdir.begin(folder, config, None)
     done = sum(path.exists() for path in _paths(config, folder))
     with progress(config.shards, done, Path(folder).resolve().name) as bar:
         for path, shard in _unfinished(config, folder):

@@ -6,16 +6,16 @@ and by a judge; mixed languages, long paragraphs and code blocks are dropped; jo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from r1jax.config import RejectionStage
 from r1jax.data import templates
-from r1jax.data.tokenizer import Tokenizer
 from r1jax.stages import graders
 from r1jax.stages.candidates import Way
 from r1jax.stages.collection import collect, open_inputs
-from r1jax.stages.inference import check_prompts, read_writer
+from r1jax.stages.inference import read_writer
 from r1jax.stages.run import NO_FOLDERS
 from r1jax.stages.workdir import finished
 
@@ -33,14 +33,10 @@ def run(config: RejectionStage, workdir: str, folders: Mapping[str, str] = NO_FO
     if result is not None:
         return result
     folder = folders.get(config.init_from, config.init_from)
-    policy = read_writer(folder).policy
     inputs = open_inputs(config, config.join, graders.makers(folders), folders, awaited=False)
     try:
-        tokenizer, room = Tokenizer.load(folder), policy.context - config.rollout.max_tokens
-        for name, source in inputs.sources.items():
-            questions = [source[i]["question"] for i in range(len(source))]
-            check_prompts(questions, tokenizer, config.template, room, "policy.context - rollout.max_tokens", name)
-        way = Way("sampled", folder, 1.0, config.template, _prompt(config.template), "", None)
+        prompt = functools.partial(templates.render, config.template)
+        way = Way("sampled", folder, 1.0, config.template, prompt, "", None)
         return collect(config, config.join, [way], inputs, workdir)
     finally:
         inputs.rewards.close()
@@ -52,7 +48,3 @@ def check(config: RejectionStage, folders: Mapping[str, str] = NO_FOLDERS) -> No
     if config.init_from not in folders:
         read_writer(config.init_from)
     open_inputs(config, config.join, graders.checkers(folders), folders, awaited=True).rewards.close()
-
-
-def _prompt(template: str):
-    return lambda question, tokenizer: templates.render(template, question, tokenizer)
