@@ -3,7 +3,7 @@
 command:   python -m r1jax.main --config=configs/ppo_tiny.py --workdir=runs/ppo \\
                --config.init_from=runs/quickstart/base
 hardware:  2 CPU cores
-expected:  see experiments/LOG.md, where it stands beside GRPO
+expected:  60 steps: pass@1 86.1% (GRPO 87.4%), at twice the cost of an update; see experiments/LOG.md
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 command:   python -m r1jax.main --config=configs/raft_tiny.py --workdir=runs/raft \\
                --config.init_from=runs/quickstart/base
 hardware:  2 CPU cores
-expected:  see experiments/LOG.md, where it stands beside GRPO
+expected:  60 steps: pass@1 84.1% (GRPO 87.4%), see experiments/LOG.md
 """
 
 from ml_collections import ConfigDict
