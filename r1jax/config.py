@@ -554,7 +554,7 @@ class SelectionConfig:
 
     threshold: float  # least reward of a sample that counts as right
     keep: str  # of a prompt's right samples: best | all
-    filters: dict[str, dict[str, Any]]  # of rewards/filters.py, with their arguments; asked in this order
+    filters: dict[str, dict[str, Any]]  # of rewards/filters.py, with their arguments; the first to object counts
     held_out: dict[str, TaskSpec]  # no question of theirs may be learnt
     held_out_ngram: int  # words in a row that betray one
     similar_ngram: int  # words of the n-grams by which samples are compared

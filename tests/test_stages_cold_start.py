@@ -52,7 +52,7 @@ def answered(monkeypatch):
 
 
 def test_all_ways_end_in_the_readable_form(tmp_path, answered):
-    config = stage(**{"selection.similarity": 1.0})
+    config = stage(**{"selection.similarity": 1.0, "selection.filters": {}})
     result = cold_start.run(config, str(tmp_path))
     kept, dropped = list(read_dataset(tmp_path)), list(read_dataset(tmp_path, DROPPED))
     assert result["arithmetic"]["n"] == 160 == len(kept) + len(dropped)
@@ -137,9 +137,7 @@ def test_in_a_pipeline_the_ways_may_start_from_earlier_stages():
     tree["stages"] = {"base": base, "zero": zero, "collect": tree["stages"]["collect"]}
     stages = pipeline_stages(tree | {"order": ("base", "zero", "collect")})
     cold_start.check(dataclasses.replace(stages["collect"], limit=2), {"zero": "/not/yet/there"})
-    with pytest.raises(
-        ValueError, match=r"collect\.ways\.few_shot\.init_from is 'zero', a stage that comes no earlier"
-    ):
+    with pytest.raises(ValueError, match=r"collect\.ways\.direct\.init_from is 'zero', a stage that comes no earlier"):
         pipeline_stages(tree | {"order": ("base", "collect", "zero")})
 
 
