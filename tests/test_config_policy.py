@@ -37,4 +37,5 @@ def test_a_policy_that_cannot_be_is_refused(config, changes, message):
 
 
 def test_what_describes_experts_is_not_asked_of_a_dense_policy():
-    dataclasses.replace(tiny.DENSE, score="", group_score="", expert_groups=7, active_experts=99)
+    changed = dataclasses.replace(tiny.DENSE, score="", group_score="", expert_groups=7, active_experts=99)
+    assert (changed.score, changed.active_experts) == ("", 99)

@@ -81,8 +81,10 @@ def read_by_methods(source: str) -> set[str]:
     return set().union(*(names_read(ast.unparse(node)) for node in methods if not node.name.startswith("_")))
 
 
-READ = set().union(*(names_read(p.read_text("utf-8")) for p in (ROOT / "r1jax").rglob("*.py") if p.name != "config.py"))
-READ |= read_by_methods((ROOT / "r1jax" / "config.py").read_text("utf-8"))
+SOURCES = {path: path.read_text("utf-8") for path in (ROOT / "r1jax").rglob("*.py")}
+READ = set().union(
+    *((read_by_methods if path.parent.name == "config" else names_read)(text) for path, text in SOURCES.items())
+)
 
 
 def test_every_key_is_read_somewhere():
