@@ -103,7 +103,7 @@ def differences(one: Path, other: Path) -> list[str]:
     found = []
     if list(map(untimed, rows(one / "metrics.jsonl"))) != list(map(untimed, rows(other / "metrics.jsonl"))):
         found.append("metrics.jsonl")
-    for name in ("samples.jsonl", "evaluations.jsonl", "result.json", "tokenizer.model"):
+    for name in ("samples.jsonl", "evaluation.jsonl", "evaluations.jsonl", "result.json", "tokenizer.model"):
         if (one / name).read_bytes() != (other / name).read_bytes():
             found.append(name)
     first, second = (r1jax.load(str(folder)).params for folder in (one, other))

@@ -1,6 +1,7 @@
 """Evaluation: the figures by hand, and that what is sampled is what is graded."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import smoke_run
 from r1jax.config import RewardsConfig, TaskSpec
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.rewards.compose import load_rewards
-from r1jax.stages.evaluate import Evaluator, Graded, graders, load_tasks, summary, table
+from r1jax.stages.evaluate import Evaluator, graders, load_tasks, table
+from r1jax.stages.graded import Graded, summary
 from r1jax.types import Rollouts
 
 
@@ -17,7 +19,7 @@ def graded(correct, answers):
     correct_MK = np.array(correct, np.float32)
     format_MK = np.zeros_like(correct_MK)
     format_MK[0] = 1.0
-    return Graded(correct_MK, format_MK, np.full(correct_MK.shape, 7, np.int32), answers)
+    return Graded(correct_MK, format_MK, np.full(correct_MK.shape, 7, np.int32), answers, [])
 
 
 def test_figures_by_hand():
@@ -88,7 +90,7 @@ class Scripted:
 
 
 @pytest.mark.parametrize("limit", [0, 5])
-def test_every_problem_is_graded_with_its_own_answer(limit):
+def test_every_problem_is_graded_with_its_own_answer(tmp_path, limit):
     stage = smoke_run.stage("zero")
     tokenizer = Tokenizer.load(smoke_run.finished() / "base")
     spec = TaskSpec("arithmetic:test", {"train_size": 30, "test_size": 9})
@@ -98,14 +100,27 @@ def test_every_problem_is_graded_with_its_own_answer(limit):
     evaluator = Evaluator(
         config, stage.data, stage.grading, template="r1_zero", tokenizer=tokenizer, engine=engine, context=320, seed=0
     )
-    result = evaluator(None, samples=3, limit=limit, progress=False)
+    record = tmp_path / "evaluation.jsonl"
+    record.write_text("of an evaluation that was killed")
+    result = evaluator(None, samples=6, limit=limit, progress=False, record=record)
     evaluator.close()
     figures = result["arithmetic:test"]
     assert figures["n"] == (limit or 9)
-    assert figures["pass@1"] == pytest.approx(2 / 3) and figures["pass@3"] == figures["maj@3"] == 1.0
+    assert figures["pass@1"] == pytest.approx(1 / 2) and figures["pass@6"] == figures["maj@6"] == 1.0
     assert figures["format"] == 1.0 and 5 < figures["mean_tokens"] < 64
-    assert {batch[:2] for batch in engine.batches} == {(4, 12)}  # the last batch has the shape of the others
+    assert {batch[:2] for batch in engine.batches} == {(4, 24)}  # the last batch has the shape of the others
     assert engine.batches[0][2] == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": 32}
+    rows = smoke_run.rows(record)
+    assert [(row["task"], row["index"]) for row in rows] == [("arithmetic:test", i) for i in range(figures["n"])]
+    for i, row in enumerate(rows):
+        right = source[i]["answer"]
+        wrong = str(int(right) + 1)
+        assert row["question"] == source[i]["question"] and row["language"] == source[i]["language"]
+        assert row["answer"] == right and row["answers"] == [right, wrong] * 3
+        assert row["correct"] == [1.0, 0.0] * 3 and row["format"] == [1.0] * 6
+        assert row["completions"] == [f" <think> t </think> <answer> {n} </answer>" for n in (right, wrong)] * 2
+    lengths = [n for row in rows for n in row["tokens"]]
+    assert len(lengths) == 6 * len(rows) and np.mean(lengths) == figures["mean_tokens"]
 
 
 def test_tasks_are_named_once_and_known():
@@ -123,6 +138,19 @@ def test_every_so_often_and_at_the_end():
         (2, "arithmetic:test", 8),
         (4, "arithmetic:test", 8),
     ]
+
+
+@pytest.mark.parametrize("stage", ["base", "zero"])
+def test_a_stage_keeps_its_final_evaluation_problem_by_problem(stage):
+    """The figures of its result follow from the lines."""
+    rows = smoke_run.rows(smoke_run.finished() / stage / "evaluation.jsonl")
+    how = smoke_run.stage(stage).evaluation
+    (figures,) = json.loads((smoke_run.finished() / stage / "result.json").read_text()).values()
+    assert len(rows) == figures["n"] and {row["task"] for row in rows} == {"arithmetic:test"}
+    for name, key in (("pass@1", "correct"), ("format", "format"), ("mean_tokens", "tokens")):
+        assert all(len(row[key]) == how.samples for row in rows)
+        assert np.mean([row[key] for row in rows]) == pytest.approx(figures[name])
+    assert all(len(row["completions"]) == min(how.samples, 4) for row in rows)
 
 
 def test_r1s_form_is_graded_by_its_last_line():

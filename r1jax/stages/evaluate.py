@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +17,9 @@ from r1jax.rewards.compose import Rewards, load_rewards
 from r1jax.rewards.extraction import extractor
 from r1jax.rollout.engine import Engine
 from r1jax.stages.budget import Budgets, check_budgets, keep_to
+from r1jax.stages.graded import KEPT_COMPLETIONS, Graded, joined, problems, sample_curves, share, summary
 from r1jax.stages.inference import check_prompts, completion_text, encode_prompt, seeds
+from r1jax.training.metrics import write_jsonl
 from r1jax.types import PyTree
 
 # Where a completion's answer stands, and which form is counted: by template, else R1-Zero's. Chat models box theirs.
@@ -27,16 +27,6 @@ FORMS = {"r1": ("last_line", "readable"), "chat": ("boxed", "readable")}
 ZERO_FORMS = ("answer", "think_answer")
 SEED_PURPOSE = 3  # tells evaluation's seeds from training's
 BUDGET_PURPOSE = 4  # and those of what is sampled under a budget of thinking
-
-
-class Graded(NamedTuple):
-    """K graded completions of each of M problems."""
-
-    correct_MK: np.ndarray  # float32, accuracy
-    format_MK: np.ndarray  # float32
-    tokens_MK: np.ndarray  # int32
-    answers: list[list[str | None]]  # M lists of K
-    forced_MK: np.ndarray | None = None  # bool: whether a thought was cut; None where there is no budget
 
 
 def graders(template: str) -> dict[str, RewardSpec]:
@@ -91,12 +81,28 @@ class Evaluator:
             questions = [source[i]["question"] for i in range(_count(len(source), most))]
             check_prompts(questions, tokenizer, template, room, "policy.context - evaluation.max_tokens", label)
 
-    def __call__(self, params: PyTree, *, samples: int, limit: int, progress: bool) -> dict[str, dict[str, Any]]:
-        """{task: {"n", "pass@1", "pass@K", "maj@K", "format", "mean_tokens"}} with K = samples."""
-        return {
-            label: summary(self._grade(params, label, source, samples, limit, progress, None)[0], samples)
+    def __call__(
+        self,
+        params: PyTree,
+        *,
+        samples: int,
+        limit: int,
+        progress: bool,
+        record: str | os.PathLike | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """{task: {"n", "pass@1", "pass@K", "maj@K", "format", "mean_tokens"}} with K = samples.
+
+        Args:
+          record: a file that is given a line a problem, as `graded.problems` has them; whole or not at all.
+        """
+        graded = {
+            label: self._grade(params, label, source, samples, limit, progress, None)[0]
             for label, source in self._sources.items()
         }
+        if record is not None:
+            rows = (row for label, source in self._sources.items() for row in problems(label, source, graded[label]))
+            write_jsonl(record, rows)
+        return {label: summary(of, samples) for label, of in graded.items()}
 
     def curves(
         self, params: PyTree, *, samples: int, limit: int, progress: bool, budgets: Budgets | None
@@ -114,7 +120,7 @@ class Evaluator:
             results[label] = summary(free, samples) | sample_curves(free, samples)
             if budgets is not None:
                 results[label]["budget"] = [
-                    {"budget": budget, "forced": _share(graded.forced_MK)} | summary(graded, samples)
+                    {"budget": budget, "forced": share(graded.forced_MK)} | summary(graded, samples)
                     for budget, graded in zip(budgets.thinking, kept, strict=True)
                 ]
         return results
@@ -131,7 +137,7 @@ class Evaluator:
         for start in tqdm(starts, desc=f"  {label}", unit="batch", file=sys.stderr, leave=False, disable=not progress):
             records = [source[i] for i in range(start, min(start + batch, n))]
             parts.append(self._grade_batch(params, records, samples, batch, start, budgets))
-        return [_joined(same) for same in zip(*parts, strict=True)]
+        return [joined(same) for same in zip(*parts, strict=True)]
 
     def _grade_batch(
         self, params: PyTree, records: list[dict], samples: int, batch: int, start: int, budgets: Budgets | None
@@ -180,57 +186,8 @@ class Evaluator:
             graded.by_name["format"].reshape(shape),
             np.array([len(row) for row in ids], np.int32).reshape(shape),
             _groups([self._answer_of(t, str(task)) for t, task in zip(texts, columns["task"], strict=True)], samples),
+            [own[:KEPT_COMPLETIONS] for own in _groups(texts, samples)],
         )
-
-
-def summary(graded: Graded, samples: int) -> dict[str, Any]:
-    """The figures of one task.
-
-    pass@1 is the mean accuracy over all samples, pass@K the share of problems with a sample fully right, maj@K that
-    of problems whose most frequent answer (the earliest of equals) is right. With K = 1, pass@1 is the mean.
-    """
-    majority = [_majority(answers, right_K) for answers, right_K in zip(graded.answers, graded.correct_MK, strict=True)]
-    figures = {
-        "n": len(graded.correct_MK),
-        "pass@1": 0.0,
-        f"pass@{samples}": float((graded.correct_MK >= 1.0).any(axis=1).mean()),
-        f"maj@{samples}": float(np.mean(majority)),
-        "format": float(graded.format_MK.mean(dtype=np.float64)),
-        "mean_tokens": float(graded.tokens_MK.mean(dtype=np.float64)),
-    }
-    return figures | {"pass@1": float(graded.correct_MK.mean(dtype=np.float64))}
-
-
-def sample_curves(graded: Graded, samples: int) -> dict[str, dict[str, float]]:
-    """{"pass@k": {k: share}, "maj@k": {k: share}} for k = 1, 2, 4, .. and K.
-
-    pass@k is the unbiased estimate from all K samples, 1 - C(K - c, k) / C(K, k) of a problem with c fully right
-    (arXiv 2107.03374, eq. 1). maj@k is the mean over the K // k groups of k samples in turn: a group votes.
-    """
-    steps = sorted({min(2**i, samples) for i in range(samples.bit_length() + 1)})
-    right_M = (graded.correct_MK >= 1.0).sum(axis=1)
-    passed = {
-        str(k): float(np.mean([1 - math.comb(samples - int(c), k) / math.comb(samples, k) for c in right_M]))
-        for k in steps
-    }
-    votes: dict[str, float] = {}
-    for k in steps:
-        starts = range(0, samples - k + 1, k)
-        pairs = zip(graded.answers, graded.correct_MK, strict=True)
-        votes[str(k)] = float(np.mean([_majority(a[i : i + k], c[i : i + k]) for a, c in pairs for i in starts]))
-    return {"pass@k": passed, "maj@k": votes}
-
-
-def _joined(parts: Sequence[Graded]) -> Graded:
-    """The problems of several batches."""
-    forced = [part.forced_MK for part in parts if part.forced_MK is not None]
-    return Graded(
-        np.concatenate([part.correct_MK for part in parts]),
-        np.concatenate([part.format_MK for part in parts]),
-        np.concatenate([part.tokens_MK for part in parts]),
-        [answers for part in parts for answers in part.answers],
-        np.concatenate(forced) if forced else None,
-    )
 
 
 def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
@@ -256,19 +213,6 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.1f}" if key == "mean_tokens" else f"{100 * value:.1f}%"
-
-
-def _share(which_MK: np.ndarray | None) -> float:
-    assert which_MK is not None, "what is kept to a budget says whether it was forced"
-    return float(which_MK.mean())
-
-
-def _majority(answers: Sequence[str | None], correct_K: np.ndarray) -> float:
-    votes = Counter(answer for answer in answers if answer is not None)
-    if not votes:
-        return 0.0
-    winner = votes.most_common(1)[0][0]
-    return float(correct_K[list(answers).index(winner)])
 
 
 def _groups(items: list, size: int) -> list[list]:

@@ -130,7 +130,8 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
                 lambda: evaluator(state.params, samples=how.every_samples, limit=how.every_limit, progress=False),  # noqa: B023
             )
             run_.save(step, state, {"loader": loader.state()})
-        run_.finish(evaluator(state.params, samples=how.samples, limit=how.limit, progress=True))
+        final = evaluator(state.params, samples=how.samples, limit=how.limit, progress=True, record=run_.problems)
+        run_.finish(final)
 
 
 def _check_rewards(config: RlStage, sources: list[Source], rewards: Rewards) -> list[str]:

@@ -183,6 +183,11 @@ class Run:
         if step % self._config.checkpoint.every == 0 or step == self._config.steps:
             self._checkpoints.save(step, state, host)
 
+    @property
+    def problems(self) -> Path:
+        """The file for the final evaluation's problems."""
+        return Path(self.workdir) / folder.PROBLEMS
+
     def finish(self, result: dict[str, dict[str, Any]]) -> None:
         """Records the final evaluation, once the last checkpoint is whole on disk."""
         self._checkpoints.wait()

@@ -125,7 +125,8 @@ def _train(config: SftStage, run_: Run, folders: Mapping[str, str]) -> None:
                 lambda: evaluator(state.params, samples=how.every_samples, limit=how.every_limit, progress=False),  # noqa: B023
             )
             run_.save(step, state, documents.state() | {"waiting": packer.waiting})
-        run_.finish(evaluator(state.params, samples=how.samples, limit=how.limit, progress=True))
+        final = evaluator(state.params, samples=how.samples, limit=how.limit, progress=True, record=run_.problems)
+        run_.finish(final)
 
 
 class Documents:

@@ -17,6 +17,7 @@ from r1jax.data.tokenizer import Tokenizer
 from r1jax.training.checkpoint import write_json_atomic
 
 CONFIG, RESULT, EVALUATIONS = "config.json", "result.json", "evaluations.jsonl"
+PROBLEMS = "evaluation.jsonl"  # of the final evaluation, a line a problem
 
 
 def has_begun(workdir: str, config: AnyStage) -> bool:

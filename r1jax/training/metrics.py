@@ -127,6 +127,16 @@ def truncate_jsonl(path: Path, resume_step: int) -> None:
     os.replace(temporary, path)
 
 
+def write_jsonl(path: str | os.PathLike, rows: Iterable[Json]) -> None:
+    """Writes a JSONL file whole or not at all, in the place of one that is there."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            _append(file, row)
+    os.replace(temporary, path)
+
+
 def _append(file: Any, row: Json) -> None:
     """One line, flushed. Text a model wrote may hold lone surrogates or newlines: ASCII escapes carry them all."""
     file.write(json.dumps(row, allow_nan=False) + "\n")
