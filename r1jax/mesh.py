@@ -1,7 +1,10 @@
 """The device mesh, and the one table that says which mesh axes each dimension is split over.
 
-A parameter's name ends in its axes (`gate_EDF`), so its sharding follows from its name: `spec("EDF", WEIGHTS)`.
+A parameter's name ends in its axes (`gate_EDF`), so its sharding follows from its name: `spec("EDF", EXPERT_WEIGHTS)`.
 Layers are scanned, so a parameter may carry a leading N that its name does not show; N is never split.
+
+Tokens are split over every axis but `tensor`: rows over data, fsdp and expert, a row's tokens over context. What has no
+experts' dimension is spread over `expert` as over `fsdp`, so that nothing is stored or computed more often than need be.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import math
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from r1jax.config import MeshConfig
@@ -18,17 +23,17 @@ AXES = ("data", "fsdp", "expert", "tensor", "context")
 
 # Letter of the dimension key -> mesh axes. What is not listed is whole on every device.
 WEIGHTS: dict[str, tuple[str, ...]] = {
-    "D": ("fsdp",),
+    "D": ("fsdp", "expert"),
     "H": ("tensor",),
     "K": ("tensor",),
     "F": ("tensor",),
-    "E": ("expert",),
     "V": ("tensor",),
 }
+EXPERT_WEIGHTS = WEIGHTS | {"D": ("fsdp",), "E": ("expert",)}  # of parameters that have an E
 ACTIVATIONS = {
-    "B": ("data", "fsdp"),
-    "R": ("data", "fsdp"),
-    "P": ("data", "fsdp"),
+    "B": ("data", "fsdp", "expert"),
+    "R": ("data", "fsdp", "expert"),
+    "P": ("data", "fsdp", "expert"),
     "T": ("context",),
     "H": ("tensor",),
     "F": ("tensor",),
@@ -39,8 +44,11 @@ ACTIVATIONS = {
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """A mesh of all devices, or of `devices`, with the axes of `AXES`.
 
+    Of several TPU slices, which are joined by the data centre's network, the axis `data` alone crosses from one to
+    another; the other axes stay within a slice, on its torus.
+
     Raises:
-      ValueError: the axes do not multiply to the number of devices; names both.
+      ValueError: the axes do not multiply to the number of devices, or `data` does not divide over the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {name: getattr(config, name) for name in AXES}
@@ -55,7 +63,22 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     if math.prod(sizes.values()) != len(devices):
         asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise ValueError(f"mesh {asked} does not match {len(devices)} devices; set one axis to -1 to take what is left")
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(_arrange(devices, tuple(sizes.values())), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(devices: list, sizes: tuple[int, ...]) -> np.ndarray:
+    """The devices as an array of `sizes`, neighbours on a TPU's torus where they can be."""
+    if devices[0].platform != "tpu":
+        return mesh_utils.create_device_mesh(sizes, devices)
+    slices = len({device.slice_index for device in devices})
+    data, *others = sizes
+    if data % slices:
+        raise ValueError(
+            f"mesh.data is {data} on {slices} slices; expected a multiple of {slices}, as only data crosses slices"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *others), (slices, *[1] * len(others)), devices, allow_split_physical_axes=True
+    )
 
 
 def spec(letters: str, table: dict[str, tuple[str, ...]]) -> PartitionSpec:
@@ -109,12 +132,13 @@ def _leaf_sharding(mesh: Mesh, path: tuple, leaf: jax.ShapeDtypeStruct) -> Named
         letters = "N" + letters
     if not letters.isupper() or len(letters) != leaf.ndim:
         return replicated(mesh)
+    table = EXPERT_WEIGHTS if "E" in letters else WEIGHTS
     for letter, size in zip(letters, leaf.shape, strict=True):
-        axes = WEIGHTS.get(letter, ())
+        axes = table.get(letter, ())
         ways = math.prod(mesh.shape[axis] for axis in axes)
         if size % ways:
             raise ValueError(
                 f"{'/'.join(names)}: dimension {letter} of size {size} does not divide over mesh axis "
                 f"{'*'.join(axes)} of size {ways}; change the mesh or the policy's size"
             )
-    return NamedSharding(mesh, spec(letters, WEIGHTS))
+    return NamedSharding(mesh, spec(letters, table))

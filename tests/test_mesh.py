@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from r1jax.mesh import (
     ACTIVATIONS,
+    EXPERT_WEIGHTS,
     WEIGHTS,
     activation_sharding,
     batch_multiple,
@@ -24,9 +25,9 @@ from tests import tiny_policy as tiny
 
 
 def test_letters_say_the_sharding():
-    assert spec("EDF", WEIGHTS) == PartitionSpec(("expert",), ("fsdp",), ("tensor",))
-    assert spec("NDHC", WEIGHTS) == PartitionSpec(None, ("fsdp",), ("tensor",), None)
-    assert spec("RTD", ACTIVATIONS) == PartitionSpec(("data", "fsdp"), ("context",), None)
+    assert spec("EDF", EXPERT_WEIGHTS) == PartitionSpec(("expert",), ("fsdp",), ("tensor",))
+    assert spec("NDHC", WEIGHTS) == PartitionSpec(None, ("fsdp", "expert"), ("tensor",), None)
+    assert spec("RTD", ACTIVATIONS) == PartitionSpec(("data", "fsdp", "expert"), ("context",), None)
 
 
 def test_a_mesh_axis_used_twice_is_an_error():
@@ -53,9 +54,9 @@ def test_a_mesh_that_does_not_fit_is_an_error(sizes, message):
         make_mesh(dataclasses.replace(tiny.ONE_DEVICE, **sizes))
 
 
-def test_batches_divide_over_data_and_fsdp():
-    assert batch_multiple(make_mesh(tiny.MESHES["data2_expert2_tensor2"])) == 2
-    assert batch_multiple(make_mesh(dataclasses.replace(tiny.ONE_DEVICE, data=2, fsdp=2, expert=2))) == 4
+def test_batches_divide_over_data_fsdp_and_expert():
+    assert batch_multiple(make_mesh(tiny.MESHES["data2_expert2_tensor2"])) == 4
+    assert batch_multiple(make_mesh(dataclasses.replace(tiny.ONE_DEVICE, data=2, fsdp=2, context=2))) == 4
 
 
 def test_a_parameter_and_its_moments_are_sharded_by_name():
@@ -64,9 +65,9 @@ def test_a_parameter_and_its_moments_are_sharded_by_name():
     state = {"params": params, "optimizer": jax.eval_shape(optax.adam(1.0).init, params)}
     place = state_shardings(mesh, state)
     want = {
-        "embed_VD": PartitionSpec(("tensor",), ("fsdp",)),
+        "embed_VD": PartitionSpec(("tensor",), ("fsdp", "expert")),
         "gate_EDF": PartitionSpec(None, ("expert",), ("fsdp",), ("tensor",)),
-        "out_HCD": PartitionSpec(None, ("tensor",), None, ("fsdp",)),
+        "out_HCD": PartitionSpec(None, ("tensor",), None, ("fsdp", "expert")),
         "router_DE": PartitionSpec(None, ("fsdp",), ("expert",)),
         "count": PartitionSpec(),
     }

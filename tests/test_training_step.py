@@ -242,7 +242,7 @@ def test_rl_does_not_depend_on_packing():
     assert_same_update(rl()(state(), rl_batch(48)), usual_rl())
 
 
-SHARDED = {"data8": 8, "fsdp4_tensor2": 8, "expert8": 1, "data2_expert2_tensor2": 8}  # micro_rows of each mesh
+SHARDED = {"data8": 8, "fsdp4_tensor2": 8, "expert8": 8, "data2_expert2_tensor2": 8}  # micro_rows of each mesh
 SLOW = [("sft", "fsdp4_tensor2"), ("sft", "expert8")]  # the same gradients and update as rl's, compiled once more
 
 

@@ -64,7 +64,7 @@ def check_mesh(config: TrainedStage) -> Mesh:
     if config.batch.micro_rows % ways:
         raise ValueError(
             f"batch.micro_rows is {config.batch.micro_rows}; expected a multiple of the {ways} devices along the "
-            "mesh's data and fsdp: change it, or the mesh"
+            "mesh's data, fsdp and expert: change it, or the mesh"
         )
     return mesh
 
