@@ -1,7 +1,6 @@
 # Every target does its own set-up: a bare machine needs Python 3.11 or newer and make.
 
 PYTHON ?= python3
-WORKDIR ?= runs/quickstart
 SEED ?= 0
 
 VENV := .venv
@@ -13,15 +12,21 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_NOTEBOOKS := $(VENV)/.installed-notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow check smoke notebooks clean
+.PHONY: help quickstart r1 test test-slow check smoke notebooks clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: PYTHON=$(PYTHON) WORKDIR=$(WORKDIR) SEED=$(SEED)"
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: PYTHON=$(PYTHON) SEED=$(SEED) WORKDIR=runs/quickstart, or runs/r1"
 
+quickstart: WORKDIR ?= runs/quickstart
 quickstart: $(INSTALLED)  ## train a base, then R1-Zero, evaluate both, sample three completions
 	$(BIN)/python -m r1jax.main --config=configs/r1_zero_tiny.py --workdir=$(WORKDIR) --config.seed=$(SEED)
 	$(BIN)/python -m r1jax.generate --checkpoint=$(WORKDIR)/zero --prompt='What is 2 + 3 * 4?' --samples=3
+	@echo "report: $(WORKDIR)/report.html"
+
+r1: WORKDIR ?= runs/r1
+r1: $(INSTALLED)  ## the whole recipe: every stage of DeepSeek-R1, about an hour at most; run again, it goes on where it was
+	$(BIN)/python -m r1jax.main --config=configs/r1_tiny.py --workdir=$(WORKDIR) --config.seed=$(SEED)
 	@echo "report: $(WORKDIR)/report.html"
 
 test: $(INSTALLED_DEV)  ## the tests, on eight simulated CPU devices (tests/conftest.py)
@@ -30,10 +35,11 @@ test: $(INSTALLED_DEV)  ## the tests, on eight simulated CPU devices (tests/conf
 test-slow: $(INSTALLED_DEV)  ## the long tests
 	$(BIN)/python -m pytest -q -m slow
 
-check: $(INSTALLED_DEV)  ## format, lint, types
+check: $(INSTALLED_DEV)  ## format, lint, types, shell scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck tpu_scripts/*.sh
 
 smoke: $(INSTALLED)  ## the whole pipeline at its smallest, afresh
 	rm -rf runs/smoke

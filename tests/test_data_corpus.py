@@ -118,6 +118,20 @@ def test_both_languages_and_switches():
     assert share(dataclasses.replace(always, spanish=0.0, switch=0.0), "es") == 0
 
 
+def test_terse_is_the_share_of_works_without_words():
+    solution = documents.Solution("1 + 2 + 3", "right", tuple(arithmetic.solve("1 + 2 + 3")), (), 6)
+
+    def share(terse, languages):
+        rng = np.random.default_rng(0)
+        works = [documents.write_work(rng, solution, languages, terse) for _ in range(400)]
+        return np.mean([work == "1 + 2 = 3. 3 + 3 = 6." for work in works])
+
+    assert share(0.0, ("en", "en")) == 0
+    assert share(1.0, ("en", "en")) == 1
+    assert 0.33 < share(0.4, ("es", "es")) < 0.47
+    assert share(1.0, ("en", "es")) == 0, "a work that changes language has words to change"
+
+
 def test_most_steps_of_test_problems_are_in_the_facts(texts):
     known = {step for text in texts for step, result in STEP.findall(text)}
     rng, needed = np.random.default_rng(0), []

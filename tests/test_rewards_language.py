@@ -127,6 +127,13 @@ def test_by_hand(text, code, expected):
     assert score(text, code) == pytest.approx(expected, abs=0.05)
 
 
+def test_doubts_about_single_words_make_no_difference():
+    texts = ["<think> first 2 + 5 = 7. next 7 + 6 = 13. </think>", "<think> first 2 + 5 = 7. then 7 + 6 = 13. </think>"]
+    fine = [share["en"] for share in shares([thought(text) for text in texts], ["en", "en"])]
+    assert fine[0] != fine[1], "in fine they differ, so the next line says something"
+    assert consistency(prompts=["", ""], completions=texts, language=["en", "en"]) == [1.0, 1.0]
+
+
 def test_thought():
     assert thought("<think> a </think> b") == "<think> a "
     assert thought("a</think>b</think>c") == "a</think>b"

@@ -80,6 +80,7 @@ class Mixture:
     guess: float = 0.10  # of careless solutions: no work is shown; the rest slips in a step
     spanish: float = 0.25  # of documents with words
     switch: float = 0.10  # of worked solutions: the language changes half-way
+    terse: float = 0.40  # of worked solutions: the steps without a word
 
     def __post_init__(self):
         for name, share in dataclasses.asdict(self).items():
@@ -141,12 +142,12 @@ def solve_somehow(rng: np.random.Generator, expression: str, right_share: float,
     return Solution(expression, "right", steps, states, answer)
 
 
-def write_work(rng: np.random.Generator, solution: Solution, languages: tuple[str, str]) -> str:
-    """The work of a solution, tersely; it starts in the first language and goes on in the second."""
+def write_work(rng: np.random.Generator, solution: Solution, languages: tuple[str, str], terse: float) -> str:
+    """The work of a solution, a share `terse` of them without words; it starts in one language, ends in the other."""
     if solution.kind == "guess":
         return _choose(rng, _GUESSES[languages[0]]).format(solution.answer)
     style, steps = rng.random(), [f"{step}." for step in solution.steps]
-    if style < 0.4 and languages[0] == languages[1]:
+    if style < terse and languages[0] == languages[1]:
         return " ".join(steps)
     if style < 0.7:
         return f"{_rule(solution, languages[0])} {steps[0]}" + "".join(
@@ -186,7 +187,7 @@ def _solution(rng: np.random.Generator, mixture: Mixture, problems: Arithmetic) 
     form = rng.random()
     if form < 0.25 and len(solution.steps) > 1:  # a wrong single step would look like a fact
         return " = ".join((solution.expression, *solution.states))
-    work, said = write_work(rng, solution, languages), _said(rng, solution, languages[1])
+    work, said = write_work(rng, solution, languages, mixture.terse), _said(rng, solution, languages[1])
     if form < 0.4:
         return f"{solution.expression}: {work} {said}"
     return f"{_asked(rng, solution.expression, languages[0])} {work} {said}"
@@ -223,7 +224,7 @@ def _template(rng: np.random.Generator, mixture: Mixture, problems: Arithmetic) 
     """The R1-Zero prompt and what an untrained base makes of it."""
     solution, languages = _solved(rng, mixture, problems, mixture.template_right)
     prompt = templates.render("r1_zero", _choose(rng, QUESTIONS[languages[0]]).format(solution.expression))
-    work, said = write_work(rng, solution, languages), _said(rng, solution, languages[1])
+    work, said = write_work(rng, solution, languages, mixture.terse), _said(rng, solution, languages[1])
     form = _pick(rng, mixture, _SHARES[1])
     if form == "worked":
         return f"{prompt} {work} {said}"

@@ -88,6 +88,9 @@ def consistency(
     Numbers, symbols, code, LaTeX, tags and single letters are no words. A thought that has something but no words,
     such as one of equations alone, is consistent with every language and gets 1.0; an empty one gets 0.0.
 
+    Shares are rounded to hundredths. Finer differences are doubts about single words; where a group's samples differ in
+    nothing else, GRPO would divide them by their own tiny deviation and learn from them at full strength.
+
     Args:
       prompts: B prompts; not used.
       completions: B completions, untrusted. The thought is what stands before `</think>`; all, if that is missing.
@@ -103,7 +106,7 @@ def consistency(
     thoughts = [thought(completion) for completion in completions]
     rewards = []
     for text, code, share in zip(thoughts, language, shares(thoughts, language), strict=True):
-        rewards.append(share[code] if share is not None else float(bool(text.strip())))
+        rewards.append(round(share[code], 2) if share is not None else float(bool(text.strip())))
     return rewards
 
 
