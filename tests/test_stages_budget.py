@@ -10,6 +10,7 @@ import smoke_run
 from r1jax.config import TaskSpec
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.stages.budget import Budgets, check_budgets, keep_to, thought
+from r1jax.stages.correctness import ANSWER
 from r1jax.stages.evaluate import Evaluator, load_tasks
 from r1jax.stages.graded import Graded, sample_curves
 from r1jax.types import Rollouts
@@ -98,7 +99,7 @@ def test_budgets_that_cannot_be_kept_are_named(tokenizer, budgets, template, mes
 def test_pass_at_k_is_the_mean_over_all_choices_of_k():
     right = np.random.default_rng(0).random((6, 7)) < np.linspace(0, 1, 6)[:, None]
     answers = [["5"] * 7] * 6
-    graded = Graded(right.astype(np.float32), None, None, answers, [])
+    graded = Graded(right.astype(np.float32), None, None, answers, [], [ANSWER] * 6)
     got = sample_curves(graded, 7)["pass@k"]
     assert list(got) == ["1", "2", "4", "7"]
     for k, value in got.items():
@@ -109,7 +110,7 @@ def test_pass_at_k_is_the_mean_over_all_choices_of_k():
 def test_maj_at_k_is_the_vote_of_each_group_in_turn():
     answers = [["5", "9", "9", "5", "5"], ["1", None, "2", "2", "1"]]
     correct = np.float32([[1, 0, 0, 1, 1], [0, 0, 1, 1, 0]])
-    got = sample_curves(Graded(correct, None, None, answers, []), 5)["maj@k"]
+    got = sample_curves(Graded(correct, None, None, answers, [], [ANSWER] * 2), 5)["maj@k"]
     # of 1: each; of 2: (5 9) (9 5) and (1 -) (2 2), the earliest of equals; of 4: 5 9 9 5 and 1 - 2 2; of 5: all
     assert got == {"1": 5 / 10, "2": (1 + 0 + 0 + 1) / 4, "4": (1 + 1) / 2, "5": (1 + 0) / 2}
 

@@ -1,4 +1,4 @@
-"""Evaluation: the figures by hand, and that what is sampled is what is graded."""
+"""Evaluation: what is sampled is what is graded, by its own grader, and what is kept of it."""
 
 import dataclasses
 import json
@@ -6,57 +6,12 @@ import json
 import numpy as np
 import pytest
 import smoke_run
+from test_rewards_sandbox import needs_sandbox
 
-from r1jax.config import RewardsConfig, TaskSpec
+from r1jax.config import TaskSpec
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.rewards.compose import load_rewards
-from r1jax.stages.evaluate import Evaluator, graders, load_tasks, table
-from r1jax.stages.graded import Graded, summary
+from r1jax.stages.evaluate import Evaluator, load_tasks, table
 from r1jax.types import Rollouts
-
-
-def graded(correct, answers):
-    correct_MK = np.array(correct, np.float32)
-    format_MK = np.zeros_like(correct_MK)
-    format_MK[0] = 1.0
-    return Graded(correct_MK, format_MK, np.full(correct_MK.shape, 7, np.int32), answers, [])
-
-
-def test_figures_by_hand():
-    """Four problems, four samples each.
-
-    1: the answers 14 14 20 and none: 2 of 4 right, the majority (14) right.
-    2: 5 9 9 9 with 5 right: 1 of 4, a sample right, the majority wrong.
-    3: none read: all wrong, no majority.
-    4: 1 2 3 4 with 1 right: a tie, which the earliest wins: right.
-    """
-    figures = summary(
-        graded(
-            [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]],
-            [["14", "14", "20", None], ["5", "9", "9", "9"], [None] * 4, ["1", "2", "3", "4"]],
-        ),
-        4,
-    )
-    assert figures == {
-        "n": 4, "pass@1": 4 / 16, "pass@4": 3 / 4, "maj@4": 2 / 4, "format": 1 / 4, "mean_tokens": 7.0
-    }  # fmt: skip
-    assert list(figures) == ["n", "pass@1", "pass@4", "maj@4", "format", "mean_tokens"]
-
-
-def test_the_majority_is_looked_up_where_it_was_given():
-    """The vote is over answers as written; a wrong sample before it does not lend its grade."""
-    assert summary(graded([[0, 1, 1]], [["3", "14", "14"]]), 3)["maj@3"] == 1.0
-    assert summary(graded([[1, 0, 0]], [["14", "3", "3"]]), 3)["maj@3"] == 0.0
-
-
-def test_partial_credit_counts_in_the_mean_and_is_not_a_pass():
-    figures = summary(graded([[0.5, 0.5], [1.0, 0.0]], [["a", "b"], ["a", "b"]]), 2)
-    assert figures["pass@1"] == 0.5 and figures["pass@2"] == 0.5
-
-
-def test_one_sample_has_the_keys_of_one():
-    figures = summary(graded([[0.5], [1.0]], [["a"], ["b"]]), 1)
-    assert figures == {"n": 2, "pass@1": 0.75, "maj@1": 0.75, "format": 0.5, "mean_tokens": 7.0}
 
 
 def test_table_has_a_line_a_task():
@@ -69,24 +24,27 @@ def test_table_has_a_line_a_task():
 
 
 class Scripted:
-    """An engine that answers from a table: sample k of a problem is right where k is even."""
+    """An engine that says of a question what a table has for it, sample after sample."""
 
-    def __init__(self, tokenizer, answers):
-        self.tokenizer, self.answers, self.batches = tokenizer, answers, []
+    def __init__(self, tokenizer, replies, template="User: {}. Assistant:"):
+        self.tokenizer, self.replies, self.template, self.batches = tokenizer, replies, template, []
 
     def generate(self, params, prompts, seed_B, **how):
         self.batches.append((len(prompts), len(seed_B), how))
         samples = len(seed_B) // len(prompts)
-        length = 64
-        tokens = np.zeros((len(seed_B), length), np.int32)
-        length_B = np.zeros(len(seed_B), np.int32)
+        rows = []
         for b in range(len(seed_B)):
             prompt = self.tokenizer.decode(prompts[b // samples])
-            answer = next(value for question, value in self.answers.items() if f"User: {question}." in prompt)
-            wrong = (b % samples) % 2
-            ids = self.tokenizer.encode(f" <think> t </think> <answer> {int(answer) + wrong} </answer>")
-            tokens[b, : len(ids)], length_B[b] = ids, len(ids)
-        return Rollouts(None, None, tokens, length_B, None, None)
+            said = next(said for asked, said in self.replies.items() if self.template.format(asked) in prompt)
+            rows.append(self.tokenizer.encode(said[b % samples % len(said)]))
+        tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
+        for row, ids in zip(tokens, rows, strict=True):
+            row[: len(ids)] = ids
+        return Rollouts(None, None, tokens, np.array([len(ids) for ids in rows]), None, None)
+
+
+def in_form(answer):
+    return f" <think> t </think> <answer> {answer} </answer>"
 
 
 @pytest.mark.parametrize("limit", [0, 5])
@@ -96,7 +54,8 @@ def test_every_problem_is_graded_with_its_own_answer(tmp_path, limit):
     spec = TaskSpec("arithmetic:test", {"train_size": 30, "test_size": 9})
     config = dataclasses.replace(stage.evaluation, tasks={"a": spec}, batch=4)
     (source,) = load_tasks(config, stage.data).values()
-    engine = Scripted(tokenizer, {source[i]["question"]: source[i]["answer"] for i in range(len(source))})
+    pairs = [(record["question"], int(record["answer"])) for record in source]
+    engine = Scripted(tokenizer, {question: [in_form(n), in_form(n + 1)] for question, n in pairs})
     evaluator = Evaluator(
         config, stage.data, stage.grading, template="r1_zero", tokenizer=tokenizer, engine=engine, context=320, seed=0
     )
@@ -118,9 +77,79 @@ def test_every_problem_is_graded_with_its_own_answer(tmp_path, limit):
         assert row["question"] == source[i]["question"] and row["language"] == source[i]["language"]
         assert row["answer"] == right and row["answers"] == [right, wrong] * 3
         assert row["correct"] == [1.0, 0.0] * 3 and row["format"] == [1.0] * 6
-        assert row["completions"] == [f" <think> t </think> <answer> {n} </answer>" for n in (right, wrong)] * 2
+        assert row["completions"] == [in_form(right), in_form(wrong)] * 2
     lengths = [n for row in rows for n in row["tokens"]]
     assert len(lengths) == 6 * len(rows) and np.mean(lengths) == figures["mean_tokens"]
+
+
+def evaluated(tmp_path, records, replies, template, samples):
+    """The figures of records in a JSONL file, and the lines that are kept."""
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    stage = smoke_run.stage("zero")
+    config = dataclasses.replace(
+        stage.evaluation, tasks={"a": TaskSpec(f"jsonl:{tmp_path / 'mine.jsonl'}", {})}, batch=4
+    )
+    tokenizer = Tokenizer.load(smoke_run.finished() / "base")
+    evaluator = Evaluator(
+        config, stage.data, stage.grading, template=template, tokenizer=tokenizer,
+        engine=Scripted(tokenizer, replies, "User: {}"), context=2000, seed=0,
+    )  # fmt: skip
+    try:
+        figures = evaluator(None, samples=samples, limit=0, progress=False, record=tmp_path / "evaluation.jsonl")
+    finally:
+        evaluator.close()
+    return next(iter(figures.values())), smoke_run.rows(tmp_path / "evaluation.jsonl")
+
+
+@needs_sandbox
+def test_programs_are_run_and_answers_compared(tmp_path):
+    """One file with a problem of each kind; the program that is right is of no use to a grader of answers."""
+    records = [
+        {"question": "Add.", "answer": "", "task": "code", "cases": json.dumps([{"stdin": "2 3", "stdout": "5"}])},
+        {"question": "Square.", "answer": "", "task": "code", "tests": json.dumps(["assert square(3) == 9"])},
+        {"question": "Count.", "answer": "5", "task": "sums"},
+    ]
+    add = "print(sum(map(int, input().split())))"
+    replies = {
+        "Add.": [f"<think> t </think> So:\n```python\n{add}\n```", "<think> t </think> The answer is 5."],
+        "Square.": ["```python\ndef square(x): return x * x\n```", "```python\ndef square(x): return 3 * x * x\n```"],
+        "Count.": ["<think> t </think> The answer is 5.", f"```python\n{add}\n```"],
+    }
+    figures, rows = evaluated(tmp_path, records, replies, "r1", samples=2)
+    assert [row["correct"] for row in rows] == [[1.0, 0.0]] * 3
+    assert (figures["pass@1"], figures["pass@2"], figures["maj@2"]) == (0.5, 1.0, 1.0)
+    assert rows[0]["answers"] == [f"{add}\n", None] and rows[2]["answers"][0] == "5."
+
+
+@needs_sandbox
+def test_tests_that_cannot_be_read_are_refused_before_anything_is_sampled(tmp_path):
+    records = [{"question": "Add.", "answer": "", "task": "code", "tests": '["print(1)"]'}]
+    with pytest.raises(ValueError, match="print"):
+        evaluated(tmp_path, records, {}, "r1", samples=1)
+
+
+def test_free_text_has_no_accuracy(tmp_path):
+    """Of the figures of general requests, those that have an answer count."""
+    records = [
+        {"question": "Hi!", "answer": "Hello!", "task": "general_greeting"},
+        {"question": "The capital of Peru?", "answer": "Lima", "task": "general_facts"},
+    ]
+    replies = {"Hi!": ["Hello!"], "The capital of Peru?": ["The answer is Lima.", "The answer is Quito."]}
+    figures, rows = evaluated(tmp_path, records, replies, "r1", samples=2)
+    assert (figures["n"], figures["pass@1"], figures["maj@2"], figures["format"]) == (2, 0.5, 1.0, 0.0)
+    assert [row["correct"] for row in rows] == [[], [1.0, 0.0]] and rows[0]["completions"] == ["Hello!"] * 2
+    figures, _ = evaluated(tmp_path, records[:1], replies, "r1", samples=2)
+    assert (figures["n"], figures["pass@1"], figures["pass@2"], figures["maj@2"]) == (1, None, None, None)
+    assert table({"a": {"general": figures}}).split().count("-") == 3
+
+
+def test_kinds_of_general_requests_are_evaluated_alone():
+    stage = smoke_run.stage("zero")
+    specs = {name: TaskSpec(name, {"test_size": 12}) for name in ("general_facts:test", "general_greeting")}
+    sources = load_tasks(dataclasses.replace(stage.evaluation, tasks=specs), stage.data)
+    assert list(sources) == ["general_facts:test", "general_greeting:test"]
+    for label, source in sources.items():
+        assert len(source) == 12 and {record["task"] for record in source} == {label.partition(":")[0]}
 
 
 def test_tasks_are_named_once_and_known():
@@ -151,25 +180,3 @@ def test_a_stage_keeps_its_final_evaluation_problem_by_problem(stage):
         assert all(len(row[key]) == how.samples for row in rows)
         assert np.mean([row[key] for row in rows]) == pytest.approx(figures[name])
     assert all(len(row["completions"]) == min(how.samples, 4) for row in rows)
-
-
-def test_r1s_form_is_graded_by_its_last_line():
-    """After the thought a summary, whose last line has the answer, in English or in Spanish."""
-    specs = graders("r1")
-    assert specs["format"].fn.endswith(":readable") and specs["accuracy"].kwargs == {"extraction": "last_line"}
-    completions = [
-        " <think> 3 * 4 = 12. </think> The answer is 12.",
-        " <think> 3 * 4 = 12. </think> La respuesta es 12.",
-        " <think> The answer is 12. </think> Goodbye.",
-    ]
-    with load_rewards(specs, RewardsConfig(timeout_s=30.0, on_error=0.0, workers=1)) as rewards:
-        batch = rewards([""] * 3, completions, {"answer": ["12"] * 3, "task": ["t"] * 3}, [[]] * 3)
-    assert batch.by_name["accuracy"].tolist() == [1.0, 1.0, 0.0] and batch.by_name["format"].tolist() == [1.0] * 3
-    assert graders("r1_zero")["format"].fn.endswith(":think_answer")
-
-
-def test_chat_models_box_their_answers():
-    completions = [" </think> It is \\boxed{12}.", " </think> <answer> 12 </answer>"]
-    with load_rewards(graders("chat"), RewardsConfig(timeout_s=30.0, on_error=0.0, workers=1)) as rewards:
-        batch = rewards([""] * 2, completions, {"answer": ["12"] * 2, "task": ["t"] * 2}, [[]] * 2)
-    assert batch.by_name["accuracy"].tolist() == [1.0, 0.0]

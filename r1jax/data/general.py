@@ -19,6 +19,7 @@ from r1jax.data import replies
 from r1jax.data.lexicon import ADJECTIVES, CAPITALS, LEGS, NAMES, NOUNS, OPPOSITES, ORDER
 
 TEST_SHARE = 20  # one in so many
+FREE_TEXT = ("greeting", "self", "writing", "advice")  # kinds whose good replies no rule can tell
 GREETINGS = {
     "en": (("Hi{}", "Hello{}", "Hey{}", "Hi there{}", "Good morning{}", "Good evening{}", "Hello there{}"),
            ("", "!", ".", ". How are you?", ". Nice to meet you.", ". It is a lovely day."),

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.data import builders
+from r1jax.data import builders, general
 from r1jax.data.dataset import read_dataset
 from r1jax.data.general import KINDS, General, GeneralTask
 from r1jax.data.records import Source, build_parameters, read_jsonl
@@ -36,6 +36,7 @@ SPLITS = {
     "jsonl": ("train", "test"),  # either is the whole file
     "samples": ("train",),
 }
+FREE_TEXT = ("replies", *(f"general_{kind}" for kind in general.FREE_TEXT))  # `task`s with no answer to compare
 _WITH_NAME = ("reasoning_gym", "jsonl", "samples")  # followed by a colon and a name or path
 DEFAULT_SPLIT = "test"
 

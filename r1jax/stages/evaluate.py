@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from typing import Any
@@ -9,33 +10,22 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from r1jax.config import DataConfig, EvaluationConfig, RewardsConfig, RewardSpec
+from r1jax.config import DataConfig, EvaluationConfig, RewardsConfig
 from r1jax.data import tasks, templates
 from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.rewards.compose import Rewards, load_rewards
-from r1jax.rewards.extraction import extractor
 from r1jax.rollout.engine import Engine
 from r1jax.stages.budget import Budgets, check_budgets, keep_to
+from r1jax.stages.correctness import PROGRAM, PROGRAMS, correct, graders, kind_of, reader
 from r1jax.stages.graded import KEPT_COMPLETIONS, Graded, joined, problems, sample_curves, share, summary
 from r1jax.stages.inference import check_prompts, completion_text, encode_prompt, seeds
 from r1jax.training.metrics import write_jsonl
 from r1jax.types import PyTree
 
-# Where a completion's answer stands, and which form is counted: by template, else R1-Zero's. Chat models box theirs.
-FORMS = {"r1": ("last_line", "readable"), "chat": ("boxed", "readable")}
-ZERO_FORMS = ("answer", "think_answer")
 SEED_PURPOSE = 3  # tells evaluation's seeds from training's
 BUDGET_PURPOSE = 4  # and those of what is sampled under a budget of thinking
-
-
-def graders(template: str) -> dict[str, RewardSpec]:
-    """Accuracy and format of completions in a template's form."""
-    extraction, form = FORMS.get(template, ZERO_FORMS)
-    return {
-        "accuracy": RewardSpec("r1jax.rewards.answers:accuracy", 1.0, {"extraction": extraction}),
-        "format": RewardSpec(f"r1jax.rewards.format:{form}", 1.0),
-    }
+PROGRAMS_S = 86_400.0  # of a batch of programs, which have their own limits each: nothing waits for them here
 
 
 def load_tasks(config: EvaluationConfig, data: DataConfig) -> dict[str, Source]:
@@ -71,15 +61,16 @@ class Evaluator:
     ):
         self._config, self._template, self._tokenizer = config, template, tokenizer
         self._engine, self._seed = engine, seed
-        extraction, _ = FORMS.get(template, ZERO_FORMS)
-        self._answer_of = extractor(extraction, "evaluation's extraction")
-        self._rewards: Rewards = load_rewards(graders(template), grading)
+        self._read = reader(template)
         self._sources = load_tasks(config, data)
         most = max(config.limit, config.every_limit) if config.limit and config.every_limit else 0
+        records = []
         for label, source in self._sources.items():
-            room = context - config.max_tokens
-            questions = [source[i]["question"] for i in range(_count(len(source), most))]
+            own = [source[i] for i in range(_count(len(source), most))]
+            room, questions = context - config.max_tokens, [record["question"] for record in own]
             check_prompts(questions, tokenizer, template, room, "policy.context - evaluation.max_tokens", label)
+            records += own
+        self._rewards = _open_graders(template, records, grading)
 
     def __call__(
         self,
@@ -90,7 +81,7 @@ class Evaluator:
         progress: bool,
         record: str | os.PathLike | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """{task: {"n", "pass@1", "pass@K", "maj@K", "format", "mean_tokens"}} with K = samples.
+        """{task: {"n", "pass@1", "pass@K", "maj@K", "format", "mean_tokens"}} with K = samples; see `graded.summary`.
 
         Args:
           record: a file that is given a line a problem, as `graded.problems` has them; whole or not at all.
@@ -178,16 +169,32 @@ class Evaluator:
 
     def _score(self, records: list[dict], prompts: list[str], samples: int, ids: list[list[int]]) -> Graded:
         texts = [completion_text(self._tokenizer, row) for row in ids]
-        columns = {key: [r.get(key) for r in records for _ in range(samples)] for key in _keys(records)}
-        graded = self._rewards([p for p in prompts for _ in range(samples)], texts, columns, ids)
+        asked = [record for record in records for _ in range(samples)]
+        graded = self._rewards([p for p in prompts for _ in range(samples)], texts, _columns(asked), ids)
         shape = (len(records), samples)
         return Graded(
-            graded.by_name["accuracy"].reshape(shape),
+            correct(graded).reshape(shape),
             graded.by_name["format"].reshape(shape),
             np.array([len(row) for row in ids], np.int32).reshape(shape),
-            _groups([self._answer_of(t, str(task)) for t, task in zip(texts, columns["task"], strict=True)], samples),
+            _groups([self._read(*row) for row in zip(texts, asked, strict=True)], samples),
             [own[:KEPT_COMPLETIONS] for own in _groups(texts, samples)],
+            [kind_of(record) for record in records],
         )
+
+
+def _open_graders(template: str, records: list[dict], grading: RewardsConfig) -> Rewards:
+    """The graders of `records`, to be closed. Raises ValueError where programs cannot be run here, or their tests."""
+    programs = [record for record in records if kind_of(record) == PROGRAM]
+    if programs:
+        grading = dataclasses.replace(grading, timeout_s=PROGRAMS_S)
+    rewards = load_rewards(graders(template, records, grading.workers), grading)
+    try:
+        if programs:
+            rewards.check(_columns(programs))
+    except ValueError:
+        rewards.close()
+        raise
+    return rewards
 
 
 def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
@@ -219,8 +226,10 @@ def _groups(items: list, size: int) -> list[list]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _keys(records: list[dict]) -> list[str]:
-    return list(dict.fromkeys(key for record in records for key in record))
+def _columns(records: list[dict]) -> dict[str, list[Any]]:
+    """Their fields; those that judge programs are always among them, for a task's records need not be alike."""
+    keys = dict.fromkeys([*(key for record in records for key in record), *PROGRAMS])
+    return {key: [record.get(key) for record in records] for key in keys}
 
 
 def _count(available: int, limit: int) -> int:
