@@ -298,7 +298,7 @@ def general() -> ConfigDict:
     return config
 
 
-def distill(student: str) -> ConfigDict:
+def distilled(student: str) -> ConfigDict:
     """The samples teach a dense student by SFT alone."""
     shape, lr = STUDENTS[student]
     config = sft(f"runs/imported/{student}", "rejection", SAMPLES, rows=64, lr=lr)
@@ -323,6 +323,6 @@ def get_config(student: str = "qwen_7b") -> ConfigDict:
         harmless=reward_model("pointwise", "safety_labels", 106_000, row_length=8192),
         all=rl("sft2", "r1", 1300, rules("last_line") | language(), temperature=0.7),
         general=general(),
-        distill=distill(student),
+        distilled=distilled(student),
     )
     return ConfigDict(dict(stage="pipeline", seed=0, order=tuple(stages), stages=stages)).lock()

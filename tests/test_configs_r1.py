@@ -16,15 +16,15 @@ def stages():
 def test_the_pipeline_has_every_stage_of_the_recipe(stages):
     assert list(stages) == [
         "zero", "cold_data", "cold_start", "reasoning", "rejection", "sft2", "helpful", "harmless", "all", "general",
-        "distill",
+        "distilled",
     ]  # fmt: skip
     froms = {name: getattr(stage, "init_from", None) for name, stage in stages.items()}
     assert froms["zero"] == froms["cold_start"] == froms["sft2"] == r1.BASE  # both SFTs start from V3-Base
     assert (froms["reasoning"], froms["rejection"]) == ("cold_start", "reasoning")
     assert (froms["all"], froms["general"]) == ("sft2", "all")
     assert stages["cold_data"].ways["zero"].init_from == "zero"
-    data = {name: stages[name].data.sources["samples"].name for name in ("cold_start", "sft2", "distill")}
-    assert data == {"cold_start": "samples:cold_data", "sft2": "samples:rejection", "distill": "samples:rejection"}
+    data = {name: stages[name].data.sources["samples"].name for name in ("cold_start", "sft2", "distilled")}
+    assert data == {"cold_start": "samples:cold_data", "sft2": "samples:rejection", "distilled": "samples:rejection"}
     policy = stages["general"].policy
     total, active = parameter_count(policy)
     assert round((total - mtp_parameter_count(policy)[0]) / 1e9, 2) == 671.03 and round(active / 1e9, 2) == 37.55
@@ -66,12 +66,12 @@ def test_general_requests_and_preferences_come_last(stages):
     assert stages["all"].data.sources.keys() == weights.keys() - {"general"}
 
 
-@pytest.mark.parametrize(("name", "rows"), [("cold_start", 128), ("sft2", 128), ("distill", 64)])
+@pytest.mark.parametrize(("name", "rows"), [("cold_start", 128), ("sft2", 128), ("distilled", 64)])
 def test_supervised_fine_tuning(stages, name, rows):
     stage = stages[name]
     assert (stage.batch.rows, stage.batch.row_length) == (rows, 32_768)
     assert (stage.optimizer.schedule, stage.optimizer.final_scale) == ("cosine", 0.1)
-    if name != "distill":
+    if name != "distilled":
         assert stage.optimizer.lr == 5e-5  # to 5e-6
     if name != "cold_start":
         assert stage.steps * rows * 32_768 == pytest.approx(2 * 804_745 * 5355, rel=1e-3)  # two epochs
@@ -100,7 +100,7 @@ def test_reward_models(stages):
     ],
 )  # fmt: skip
 def test_students(student, lr, billions):
-    stage = sections.stage_config(r1.get_config(student).stages.distill)
+    stage = sections.stage_config(r1.get_config(student).stages.distilled)
     assert stage.optimizer.lr == lr and student in stage.init_from
     assert parameter_count(stage.policy)[0] / 1e9 == pytest.approx(billions, abs=0.06)
 
@@ -112,7 +112,7 @@ def test_an_unknown_student_is_refused():
 
 def test_benchmarks(stages):
     assert benchmarks.SAMPLES == {"aime24": 64, "gpqa_diamond": 64, "math500": 16, "livecodebench": 8}
-    for name in ("zero", "general", "distill"):
+    for name in ("zero", "general", "distilled"):
         evaluation = stages[name].evaluation
         assert (evaluation.temperature, evaluation.top_p, evaluation.max_tokens) == (0.6, 0.95, 32_768)
         assert evaluation.samples == 64 == benchmarks.MAJORITY and evaluation.limit == 0
