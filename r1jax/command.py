@@ -6,7 +6,8 @@ A verb's file defines its flags and `main(words) -> dict`, and ends with
         command.main(main)
 
 stdout carries the result alone; whatever else prints, from Python or from C++, goes to stderr. Exit codes: 0 done,
-2 bad input (one clear message, no traceback), 130 interrupted, 1 anything else (with its traceback).
+2 bad input (one clear message, no traceback), 130 interrupted, 143 told to stop by SIGTERM and saved, 1 anything else
+(with its traceback). Of several processes the first alone writes to stdout.
 """
 
 from __future__ import annotations
@@ -25,13 +26,23 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+from r1jax import processes
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 PATH_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 # What absl and ml_collections raise for a flag: unknown, ill-typed, or a config file that is not there.
 FLAG_ERRORS = (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError)
 CACHE_SECONDS = 0.2  # a program that compiles faster is not worth a file in the cache
 Verb = Callable[[list[str]], dict[str, Any] | list[dict[str, Any]]]  # a list is a line an entry
 PACKAGE = Path(__file__).resolve().parent
+
+
+class Unmet(Exception):
+    """A verb has done its work, and the answer is no: its result is printed all the same, and the exit code is 1."""
+
+    def __init__(self, result: dict[str, Any]):
+        super().__init__("what was asked does not hold")
+        self.result = result
 
 
 def main(run: Verb, *, words: str = "") -> NoReturn:
@@ -46,9 +57,11 @@ def main(run: Verb, *, words: str = "") -> NoReturn:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for good: libraries print even as the process exits
     quiet_libraries()
     code, text = _outcome(run, words)
-    if text:
+    if text and processes.is_first():
         results.write(text + "\n")
     results.close()
+    if code == FAILED and processes.count() > 1:
+        _leave(code)
     sys.exit(code)
 
 
@@ -90,13 +103,27 @@ def _outcome(run: Verb, words: str) -> tuple[int, str]:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command resumes from the last checkpoint.", file=sys.stderr)
         return INTERRUPTED, ""
+    except processes.Preempted as notice:
+        print(f"\n{notice}. The same command goes on from there.", file=sys.stderr)
+        return TERMINATED, ""
+    except Unmet as no:
+        return FAILED, json.dumps(no.result)
     except PATH_ERRORS as error:
         return _bad_input(error)
     except Exception as error:
         if isinstance(error, ValueError) and _raised_here(error):
             return _bad_input(error)
         traceback.print_exc()
+        if processes.count() > 1:
+            print(f"error: {processes.loss(error)}", file=sys.stderr)
         return FAILED, ""
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends at once: the usual way out waits for the other processes, which wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _raised_here(error: BaseException) -> bool:

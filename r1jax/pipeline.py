@@ -4,7 +4,6 @@ skipped, a killed one goes on where it was."""
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from r1jax import processes
 from r1jax.config import (
     AnyStage,
     ColdStartStage,
@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     if config.get("stage") != "pipeline":
         stage = stage_config(config)
         result = {stage.stage: STAGES[stage.stage].run(stage, workdir)}
-        return {"stages": result, "report": str(write_report([workdir], Path(workdir) / "report.html"))}
+        return {"stages": result, "report": _report(workdir)}
     stages = pipeline_stages(config)
     folders = {name: str(Path(workdir) / name) for name in stages}
     for name, stage in stages.items():
@@ -59,14 +59,20 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     results: dict[str, Any] = {}
     begun = time.monotonic()
     for name, stage in stages.items():
+        if processes.leaving():
+            raise processes.Preempted(f"told to stop before {name}")
         say(_heading(list(stages), name, stage.stage, int(time.monotonic() - begun)))
         results[name] = STAGES[stage.stage].run(stage, folders[name], folders)
         if len(results) > 1:
             say("\n" + table(_evaluated(results)))
     write_result(workdir, results)
-    report = write_report([workdir], Path(workdir) / "report.html")
+    report = _report(workdir)
     say(f"\nreport: {report}")
-    return {"stages": results, "report": str(report)}
+    return {"stages": results, "report": report}
+
+
+def _report(workdir: str) -> str:
+    return processes.agreed(lambda: str(write_report([workdir], Path(workdir) / "report.html")))
 
 
 def _heading(names: list[str], name: str, kind: str, seconds: int) -> str:
@@ -83,7 +89,7 @@ def _evaluated(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    processes.say(message)
 
 
 def _check(name: str, stage: AnyStage, folders: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ class Source:
         return {"name": self.name, "index": int(index)}
 
 
-def _loader(*sizes, weights=None, batch=4, seed=0, shuffle=True, index=0, count=1):
+def _loader(*sizes, weights=None, batch=4, seed=0, shuffle=True, part=None):
     sources = [Source(letter, size) for letter, size in zip("abc", sizes, strict=False)]
     return Loader(
         sources,
@@ -28,8 +28,7 @@ def _loader(*sizes, weights=None, batch=4, seed=0, shuffle=True, index=0, count=
         batch=batch,
         seed=seed,
         shuffle=shuffle,
-        process_index=index,
-        process_count=count,
+        part=part or slice(0, batch),
     )
 
 
@@ -43,7 +42,7 @@ def test_without_shuffle_the_order_is_the_sources_and_repeats():
 
 def test_batches_are_lists_of_the_records_themselves():
     records = [{"question": "q", "answer": "1"}]
-    loader = Loader([records], [1.0], batch=2, seed=0, shuffle=True, process_index=0, process_count=1)
+    loader = Loader([records], [1.0], batch=2, seed=0, shuffle=True, part=slice(0, 2))
     batch = next(loader)
     assert batch == records * 2 and batch[0] is records[0]
 
@@ -73,29 +72,37 @@ def test_sources_are_mixed_by_weight(weights):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("count", [2, 3])
-def test_hosts_share_out_what_one_host_would_see(count, shuffle):
-    sizes = (11, 5)
-    hosts = [_loader(*sizes, batch=2, index=i, count=count, shuffle=shuffle) for i in range(count)]
-    alone = _loader(*sizes, batch=2 * count, shuffle=shuffle)
+@pytest.mark.parametrize("cuts", [(0, 3, 6), (0, 1, 3, 6), (0, 0, 6)])
+def test_parts_in_order_are_what_one_process_alone_would_see(cuts, shuffle):
+    parts = [slice(*pair) for pair in itertools.pairwise(cuts)]
+    loaders = [_loader(11, 5, batch=6, part=part, shuffle=shuffle) for part in parts]
+    alone = _loader(11, 5, batch=6, shuffle=shuffle)
     for _ in range(8):
-        assert sorted(itertools.chain(*(_take(host, 1) for host in hosts))) == sorted(_take(alone, 1))
+        assert list(itertools.chain(*(_take(loader, 1) for loader in loaders))) == _take(alone, 1)
+        assert len({loader.state() for loader in [*loaders, alone]}) == 1
 
 
-def test_hosts_together_cover_each_example_once_an_epoch():
-    hosts = [_loader(12, batch=2, index=i, count=3) for i in range(3)]
-    for _ in range(3):
-        seen = [_take(host, 2) for host in hosts]
-        assert sorted(itertools.chain(*seen)) == sorted(f"a{i}" for i in range(12))
+def test_a_state_goes_on_with_other_parts():
+    """What two processes saved, one or three go on from, and the other way round."""
+    first = _loader(11, 5, batch=6, part=slice(3, 6))
+    _take(first, 5)
+    alone = _loader(11, 5, batch=6)
+    alone.set_state(first.state())
+    want = _take(_loader(11, 5, batch=6), 9)[30:]
+    assert _take(alone, 2) == want[:12]
+    thirds = [_loader(11, 5, batch=6, part=slice(at, at + 2)) for at in (0, 2, 4)]
+    for third in thirds:
+        third.set_state(alone.state())
+    assert list(itertools.chain(*(_take(third, 1) for third in thirds))) == want[12:18]
 
 
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_resumed_batches_equal_uninterrupted_ones(after):
-    loader = _loader(11, 5, weights=[2.0, 1.0], index=1, count=2)
+    loader = _loader(11, 5, weights=[2.0, 1.0], part=slice(1, 3))
     _take(loader, after)
     state = loader.state()
     want = _take(loader, 12)
-    fresh = _loader(11, 5, weights=[2.0, 1.0], index=1, count=2)
+    fresh = _loader(11, 5, weights=[2.0, 1.0], part=slice(1, 3))
     fresh.set_state(state)
     assert fresh.state() == state
     assert _take(fresh, 12) == want
@@ -109,11 +116,11 @@ def test_the_state_does_not_run_ahead_with_the_readers():
     assert json.loads(loader.state())["iterator"] == {"next_index": 1}
 
 
-@pytest.mark.parametrize("other", [dict(sizes=(12,)), dict(seed=1), dict(shuffle=False), dict(count=2)])
+@pytest.mark.parametrize("other", [dict(sizes=(12,)), dict(seed=1), dict(shuffle=False)])
 def test_the_state_of_another_stream_is_refused(other):
     sizes = other.pop("sizes", (11,))
     state = _loader(11).state()
-    with pytest.raises(ValueError, match=r"loader state was saved with (lengths|seed|shuffle|process_count)"):
+    with pytest.raises(ValueError, match=r"loader state was saved with (lengths|seed|shuffle)"):
         _loader(*sizes, **other).set_state(state)
 
 
@@ -123,7 +130,10 @@ def test_a_corrupt_state_is_refused_and_changes_nothing():
     state = loader.state()
     tree = json.loads(state)
     broken = [b"", b"\xff\xfe", b"[]", b"3", b"null", b"{}", state[:-4], b"[" * 100_000]
-    broken += [json.dumps({**tree, "iterator": it}).encode() for it in ({}, {"next_index": -1}, {"next_index": "1"}, 3)]
+    broken += [
+        json.dumps({**tree, "iterator": it}).encode()
+        for it in ({}, {"next_index": -4}, {"next_index": "4"}, {"next_index": 3}, 3)
+    ]
     for content in broken:
         with pytest.raises(ValueError, match="loader state"):
             loader.set_state(content)
@@ -140,7 +150,7 @@ def test_a_corrupt_state_is_refused_and_changes_nothing():
         (dict(sizes=(3,), weights=[float("nan")]), r"weights\[0\] is nan"),
         (dict(sizes=(3,), batch=0), "batch is 0"),
         (dict(sizes=(3,), seed=-1), "seed is -1"),
-        (dict(sizes=(3,), index=2, count=2), "process_index is 2"),
+        (dict(sizes=(3,), part=slice(2, 5)), r"part is 2\.\.5; expected a part of a batch of 4"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
@@ -153,6 +163,6 @@ def test_an_error_of_a_source_reaches_the_caller():
         def __getitem__(self, index):
             raise OSError(f"record {index} is damaged")
 
-    loader = Loader([Broken("a", 3)], [1.0], batch=1, seed=0, shuffle=False, process_index=0, process_count=1)
+    loader = Loader([Broken("a", 3)], [1.0], batch=1, seed=0, shuffle=False, part=slice(0, 1))
     with pytest.raises(OSError, match="record 0 is damaged"):
         next(loader)

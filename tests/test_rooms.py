@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (  # rooms of one floor do not import each other, but for those in NEIGHBOURS
-    ("types", "config", "mesh"),
+    ("types", "config", "mesh", "processes"),
     ("data", "models", "rewards", "losses"),
     ("rollout", "training"),
     ("stages",),
@@ -19,6 +19,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # verb stands on `command`; a pipeline ends with its report.
 NEIGHBOURS = {
     ("config", "types"),
+    ("processes", "types"),
     ("mesh", "types"),
     ("mesh", "config"),
     ("report_stages", "report_figures"),

@@ -42,7 +42,7 @@ def test_documents_go_on_where_they_were():
 
     def documents():
         records = [{"n": str(n)} for n in range(10)]
-        loader = Loader([records], [1.0], batch=4, seed=0, shuffle=True, process_index=0, process_count=1)
+        loader = Loader([records], [1.0], batch=4, seed=0, shuffle=True, part=slice(0, 4))
         return Documents(loader, lambda record: ([int(record["n"])], 0))
 
     source = documents()

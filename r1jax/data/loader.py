@@ -1,4 +1,4 @@
-"""Batches of records without end: mixed, shuffled, shared out between hosts, resumable to the example."""
+"""Batches of records without end: mixed, shuffled, shared out between processes, resumable to the example."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _BATCHES_AHEAD = 2
 class Loader:
     """An endless iterator of batches, each a list of records as the sources give them.
 
-    The sources are mixed by weight, each shuffled anew every epoch; the mixed stream is dealt out to the hosts in
-    turn. So all hosts together see each example once an epoch, and one host with a batch of `n * batch` sees the
-    same examples a step as n hosts do. Everything is a function of the arguments.
+    The sources are mixed by weight, each shuffled anew every epoch. Of each batch of the mixed stream a process reads
+    its own part, of consecutive records: the parts of all processes, in their order, are the batch that one process
+    alone would see. Everything is a function of the arguments.
 
     Args:
       sources: `len()` and `[i] -> record`; read from several threads.
       weights: shares of the examples, one a source, above 0; they need not sum to 1.
-      batch: records a step on this host.
+      batch: records a step, of all processes together.
       seed: of the shuffles, 0 or more.
       shuffle: False keeps the order of each source.
-      process_index, process_count: which host this is, of how many.
+      part: which records of each batch are this process's; it may be empty.
 
     Raises:
       ValueError: a source is empty, or an argument is out of its range.
@@ -45,57 +45,72 @@ class Loader:
         batch: int,
         seed: int,
         shuffle: bool,
-        process_index: int,
-        process_count: int,
+        part: slice,
     ):
-        _check(sources, weights, batch, seed, process_index, process_count)
+        _check(sources, weights, batch, seed, part)
         self._stream = {  # what a saved state must agree with for its position to mean the same example
             "lengths": [len(source) for source in sources],
             "weights": [float(weight) for weight in weights],
             "seed": seed,
             "shuffle": shuffle,
-            "process_count": process_count,
         }
+        self._batch, self._size, self._drawn = batch, part.stop - part.start, 0
         parts = [_endless(source, seed, number, shuffle) for number, source in enumerate(sources)]
         mixed = grain.MapDataset.mix(parts, self._stream["weights"])
-        mine = mixed.slice(slice(process_index, None, process_count))
+        mine = grain.MapDataset.source(_Parts(mixed, batch, part))
         ahead = grain.ReadOptions(
-            num_threads=_READ_THREADS, prefetch_buffer_size=max(_READ_THREADS, _BATCHES_AHEAD * batch)
+            num_threads=_READ_THREADS, prefetch_buffer_size=max(_READ_THREADS, _BATCHES_AHEAD * self._size)
         )
-        self._batches = iter(mine.to_iter_dataset(ahead).batch(batch, batch_fn=list))
+        self._records = iter(mine.to_iter_dataset(ahead).batch(self._size or 1, batch_fn=list))
 
     def __iter__(self) -> Loader:
         return self
 
     def __next__(self) -> list[Record]:
-        return next(self._batches)
+        records = next(self._records) if self._size else []
+        self._drawn += 1
+        return records
 
     def state(self) -> bytes:
-        """Where the iterator stands, to be stored in a checkpoint."""
-        return json.dumps({"stream": self._stream, "iterator": self._batches.get_state()}).encode()
+        """Where the iterator stands, to be stored in a checkpoint. It is the same for every part of the batches."""
+        return json.dumps({"stream": self._stream, "iterator": {"next_index": self._drawn * self._batch}}).encode()
 
     def set_state(self, state: bytes) -> None:
         """Goes on from `state`: the next batch is the one that followed when it was taken.
 
         Raises:
-          ValueError: these bytes are no such state, or one of other sources, weights, seed or host count.
+          ValueError: these bytes are no such state, or one of other sources, weights, seed or batch.
         """
-        here = self._batches.get_state()
         try:
             saved = json.loads(state)
             stream, iterator = saved["stream"], saved["iterator"]
-            sound = iterator.keys() == here.keys() and all(type(v) is int and v >= 0 for v in iterator.values())
             changed = [name for name, value in self._stream.items() if stream[name] != value]
+            index = iterator["next_index"]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"loader state {state[:80]!r} cannot be read; restore an older checkpoint") from error
-        if not sound:
-            raise ValueError(f"loader state has iterator {iterator!r}; expected one like {here!r}")
+        if type(index) is not int or index < 0 or index % self._batch:
+            raise ValueError(f"loader state has iterator {iterator!r}; expected a multiple of the batch, {self._batch}")
         for name in changed:
             raise ValueError(
                 f"loader state was saved with {name} {stream[name]!r}, now {self._stream[name]!r}; "
                 "resume with the same data, or start in a new workdir"
             )
-        self._batches.set_state(iterator)
+        self._drawn = index // self._batch
+        self._records.set_state({"next_index": self._drawn * self._size})
+
+
+class _Parts:
+    """Of a stream, the records `part` of each `batch`, one after the other."""
+
+    def __init__(self, stream: grain.MapDataset, batch: int, part: slice):
+        self._stream, self._batch, self._start, self._size = stream, batch, part.start, part.stop - part.start
+
+    def __len__(self) -> int:
+        return len(self._stream) // self._batch * self._size
+
+    def __getitem__(self, index: int) -> Record:
+        number, place = divmod(index, self._size)
+        return self._stream[number * self._batch + self._start + place]
 
 
 def _endless(source: Source, seed: int, number: int, shuffle: bool) -> grain.MapDataset:
@@ -106,7 +121,7 @@ def _endless(source: Source, seed: int, number: int, shuffle: bool) -> grain.Map
     return dataset.repeat()
 
 
-def _check(sources, weights, batch: int, seed: int, process_index: int, process_count: int) -> None:
+def _check(sources, weights, batch: int, seed: int, part: slice) -> None:
     if not sources:
         raise ValueError("sources is empty; expected at least one")
     if len(weights) != len(sources):
@@ -122,5 +137,5 @@ def _check(sources, weights, batch: int, seed: int, process_index: int, process_
         raise ValueError(f"batch is {batch}; expected 1 or more records")
     if seed < 0:
         raise ValueError(f"seed is {seed}; expected 0 or more")
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}; expected 0..{process_count - 1} (process_count)")
+    if not 0 <= part.start <= part.stop <= batch:
+        raise ValueError(f"part is {part.start}..{part.stop}; expected a part of a batch of {batch}")

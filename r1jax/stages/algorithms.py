@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from r1jax import processes
 from r1jax.config import RlStage
 from r1jax.rewards.compose import RewardBatch
 from r1jax.stages import groups
 from r1jax.training.flops import forward_flops
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.ppo_step import PpoBatch, estimate, new_critic, ppo_step, targets
-from r1jax.training.state import TrainState, abstract_state, shardings, start_state, with_shardings
+from r1jax.training.state import TrainState, abstract_state, jit_update, shardings, start_state, with_shardings
 from r1jax.training.step import PolicyBatch, RlBatch, rl_step, score, sft_step
 from r1jax.types import Array, Packed, PyTree
 
@@ -75,7 +76,7 @@ class Algorithm:
 
     def _compiled(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """`step(state, batch) -> (state, metrics)`, which takes over the state."""
-        return jax.jit(step, donate_argnums=0, out_shardings=(self._place, None))
+        return jit_update(step, self.abstract)
 
     def _scores(self, params: PyTree, parts: list[groups.Part], needed: bool = True) -> list[Array | None]:
         """logp_BL of each part under `params`, on the device; does not wait. Where not needed, None of each."""
@@ -90,7 +91,7 @@ class Algorithm:
             for batch in batches:
                 state, metrics = update(state, batch)
                 gathered.append(metrics)
-        fetched = jax.device_get(gathered)
+        fetched = processes.fetch(gathered)
         return self._count(state), {key: float(np.mean([m[key] for m in fetched])) for key in fetched[0]}
 
     def _flops(self, parts: list[groups.Part], *, forwards: int, trained: int = 1) -> float:
@@ -105,7 +106,7 @@ class Grpo(Algorithm):
     def __init__(self, config: RlStage, mesh: Mesh, pad_id: int):
         super().__init__(config, mesh, pad_id)
         # A limit of tokens that is raised has an update of its own: it is the constant that Dr. GRPO divides by.
-        self._update = functools.cache(
+        self.update = functools.cache(
             lambda limit: self._compiled(
                 functools.partial(
                     rl_step, config.policy, config.batch, config.router, config.grpo, config.rollout.temperature,
@@ -129,7 +130,7 @@ class Grpo(Algorithm):
             RlBatch(part.packed, part.index_BL, advantages_B[part.those], sampler_BL[part.those], *logps)
             for part, *logps in zip(parts, old, ref, strict=True)
         ]
-        state, metrics = self._walk(self._update(sampler_BL.shape[1]), state, minibatches)
+        state, metrics = self._walk(self.update(sampler_BL.shape[1]), state, minibatches)
         return state, Learnt(metrics, rewards, advantages_B, waited, self._flops(parts, forwards=stale + leashed))
 
 
@@ -175,7 +176,7 @@ class Ppo(Algorithm):
         rewards, waited = wait(batch)
         values_BL, mask_BL = _joined(foreseen), _joined([part.index_BL >= 0 for part in parts])
         assert values_BL is not None and mask_BL is not None, "every part has values"
-        advantages_BL, returns_BL, figures = jax.device_get(
+        advantages_BL, returns_BL, figures = processes.fetch(
             self._targets(rewards.total_B, _joined(old), _joined(ref), values_BL, mask_BL)
         )
         sampler_BL = batch.rollouts.logp_sampler_BL
@@ -224,4 +225,4 @@ def wait(batch: groups.Sampled) -> tuple[RewardBatch, float]:
 
 def _joined(parts: list[Array | None]) -> np.ndarray | None:
     """The parts' sequences in the batch's order, on the host."""
-    return None if parts[0] is None else np.concatenate(jax.device_get(parts))
+    return None if parts[0] is None else np.concatenate(processes.fetch(parts))

@@ -23,6 +23,7 @@ from r1jax.stages.groups import columns
 from r1jax.stages.inference import completion_text, encode_prompt, load_params, make_engine, read_writer, seeds
 from r1jax.stages.rewriting import Readable
 from r1jax.stages.selection import HeldOut, judge
+from r1jax.stages.sharing import grade
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.types import PyTree
 
@@ -143,7 +144,7 @@ class Asker:
         finish = way.finish or (lambda texts, _, __: [Readable(text, "") for text in texts])
         made = finish(raw, records, [answer.seed for answer in answers])
         texts, ids = [each.text for each in made], [answer.ids for answer in answers]
-        graded = self._rewards([answer.prompt for answer in answers], texts, columns(records), ids)
+        graded = grade(self._rewards, [answer.prompt for answer in answers], texts, columns(records), ids)
         for b, (answer, each) in enumerate(zip(answers, made, strict=True)):
             by_name = {name: float(v[b]) for name, v in graded.by_name.items() if graded.mine[name][b]}
             sample = answer.asked.record | {

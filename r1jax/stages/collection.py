@@ -1,15 +1,16 @@
 """The run of a stage that makes a dataset: shards of candidates, then the selection among all of them.
 
-Any number of processes may run the same config in the same workdir. They know of each other by the names of files
-alone. A shard is claimed by a file, so that others take other shards; claims are hints, not locks: a process that
-finds no unclaimed shard any more takes the claimed ones, for whoever claimed them may be dead. Work done twice gives
-the same file, which is there whole or not at all.
+Any number of runs of the same config may share a workdir; each is one process, or several joined by `processes`, which
+go through the same shards together. Runs know of each other by the names of files alone. A shard is claimed by a file,
+so that others take other shards; claims are hints, not locks: a run that finds no unclaimed shard any more takes the
+claimed ones, for whoever claimed them may be dead. Work done twice gives the same file, which is there whole or not at
+all.
 """
 
 from __future__ import annotations
 
+import collections
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from r1jax import processes
 from r1jax.config import DatasetStage, JoinConfig, SourceSpec
 from r1jax.data import tasks
 from r1jax.data.dataset import DROPPED, KEPT, Sample, read_file, shard_path, write_dataset, write_file
@@ -66,7 +68,7 @@ def open_inputs(
                 raise ValueError(f"join.sources.{name} gives records without a completion; expected replies to learn")
         for name, source in sources.items():
             for warning in rewards.check(columns([source[i] for i in range(_count(config, source))])):
-                print(f"warning: {name}: {warning}", file=sys.stderr)
+                processes.say(f"warning: {name}: {warning}")
         return Inputs(mesh, sources, joined, _held_out(config), rewards)
     except Exception:
         rewards.close()
@@ -81,14 +83,21 @@ def collect(
     asker = Asker(config, ways, inputs.mesh, inputs.rewards, inputs.held_out)
     asker.check(prompts)
     workdir.begin(folder, config, None)
-    done = sum(path.exists() for path in _paths(config, folder))
+    done = processes.agreed(lambda: sum(path.exists() for path in _paths(config, folder)))
     with progress(config.shards, done, Path(folder).resolve().name) as bar:
-        for path, shard in _unfinished(config, folder):
-            write_file(path, asker(prompts[shard :: config.shards]))
+        shards = _unfinished(config, folder)
+        for path, shard in iter(lambda: processes.agreed(lambda: next(shards, None)), None):
+            samples = asker(prompts[shard :: config.shards])
+            if processes.is_first():
+                write_file(path, samples)
+            else:  # sampled and graded together, written once
+                collections.deque(samples, maxlen=0)
             bar.update(1)
-    result = assemble(config, join, inputs, folder)
+            if processes.leaving():
+                raise processes.Preempted(f"{Path(folder).resolve().name}: told to stop; its finished shards are kept")
+    result = processes.agreed(lambda: assemble(config, join, inputs, folder))
     workdir.write_result(folder, result)
-    print("\n" + table({Path(folder).resolve().name: result}), file=sys.stderr)
+    processes.say("\n" + table({Path(folder).resolve().name: result}))
     return result
 
 
@@ -136,7 +145,7 @@ def _joined(config: DatasetStage, join: JoinConfig, inputs: Inputs, kept: int) -
         weight += join.sources[name].weight
         share = round(wanted * weight / total) - first
         if share > len(source):
-            print(f"warning: {name} has {len(source)} records, of which {share} were to be joined", file=sys.stderr)
+            processes.say(f"warning: {name} has {len(source)} records, of which {share} were to be joined")
         draw = np.random.default_rng(seeds(config.seed, 1, JOIN_SEEDS, at))
         for index in draw.permutation(len(source))[:share].tolist():
             record = source[index]

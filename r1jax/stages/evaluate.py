@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from r1jax import processes
 from r1jax.config import DataConfig, EvaluationConfig, RewardsConfig
 from r1jax.data import tasks, templates
 from r1jax.data.records import Source
@@ -20,6 +21,7 @@ from r1jax.stages.budget import Budgets, check_budgets, keep_to
 from r1jax.stages.correctness import PROGRAM, PROGRAMS, correct, graders, kind_of, reader
 from r1jax.stages.graded import KEPT_COMPLETIONS, Graded, joined, problems, sample_curves, share, summary
 from r1jax.stages.inference import check_prompts, completion_text, encode_prompt, seeds
+from r1jax.stages.sharing import grade
 from r1jax.training.metrics import write_jsonl
 from r1jax.types import PyTree
 
@@ -86,14 +88,11 @@ class Evaluator:
         Args:
           record: a file that is given a line a problem, as `graded.problems` has them; whole or not at all.
         """
-        graded = {
-            label: self._grade(params, label, source, samples, limit, progress, None)[0]
-            for label, source in self._sources.items()
-        }
-        if record is not None:
-            rows = (row for label, source in self._sources.items() for row in problems(label, source, graded[label]))
+        graded = self.graded(params, samples=samples, limit=limit, progress=progress, budgets=None)
+        if record is not None and processes.is_first():
+            rows = (row for label, source in self._sources.items() for row in problems(label, source, graded[label][0]))
             write_jsonl(record, rows)
-        return {label: summary(of, samples) for label, of in graded.items()}
+        return {label: summary(free, samples) for label, (free,) in graded.items()}
 
     def curves(
         self, params: PyTree, *, samples: int, limit: int, progress: bool, budgets: Budgets | None
@@ -103,18 +102,27 @@ class Evaluator:
         Raises:
           ValueError: a budget does not fit `evaluation.max_tokens`, or the template knows no thoughts.
         """
-        if budgets is not None:
-            check_budgets(budgets, self._template, self._tokenizer, self._config.max_tokens)
         results = {}
-        for label, source in self._sources.items():
-            free, *kept = self._grade(params, label, source, samples, limit, progress, budgets)
+        graded = self.graded(params, samples=samples, limit=limit, progress=progress, budgets=budgets)
+        for label, (free, *kept) in graded.items():
             results[label] = summary(free, samples) | sample_curves(free, samples)
             if budgets is not None:
                 results[label]["budget"] = [
-                    {"budget": budget, "forced": share(graded.forced_MK)} | summary(graded, samples)
-                    for budget, graded in zip(budgets.thinking, kept, strict=True)
+                    {"budget": budget, "forced": share(under.forced_MK)} | summary(under, samples)
+                    for budget, under in zip(budgets.thinking, kept, strict=True)
                 ]
         return results
+
+    def graded(
+        self, params: PyTree, *, samples: int, limit: int, progress: bool, budgets: Budgets | None
+    ) -> dict[str, list[Graded]]:
+        """Each task's completions, as they come and then under each budget. Raises as `curves` does."""
+        if budgets is not None:
+            check_budgets(budgets, self._template, self._tokenizer, self._config.max_tokens)
+        return {
+            label: self._grade(params, label, source, samples, limit, progress, budgets)
+            for label, source in self._sources.items()
+        }
 
     def close(self) -> None:
         self._rewards.close()
@@ -125,7 +133,8 @@ class Evaluator:
         parts = []
         batch = min(self._config.batch, n)
         starts = range(0, n, batch)
-        for start in tqdm(starts, desc=f"  {label}", unit="batch", file=sys.stderr, leave=False, disable=not progress):
+        hidden = not (progress and processes.is_first())
+        for start in tqdm(starts, desc=f"  {label}", unit="batch", file=sys.stderr, leave=False, disable=hidden):
             records = [source[i] for i in range(start, min(start + batch, n))]
             parts.append(self._grade_batch(params, records, samples, batch, start, budgets))
         return [joined(same) for same in zip(*parts, strict=True)]
@@ -170,7 +179,7 @@ class Evaluator:
     def _score(self, records: list[dict], prompts: list[str], samples: int, ids: list[list[int]]) -> Graded:
         texts = [completion_text(self._tokenizer, row) for row in ids]
         asked = [record for record in records for _ in range(samples)]
-        graded = self._rewards([p for p in prompts for _ in range(samples)], texts, _columns(asked), ids)
+        graded = grade(self._rewards, [p for p in prompts for _ in range(samples)], texts, _columns(asked), ids)
         shape = (len(records), samples)
         return Graded(
             correct(graded).reshape(shape),

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from r1jax import processes
 from r1jax.config import RlStage
 from r1jax.data import templates
 from r1jax.data.packing import pack_groups, pad_rows
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.losses import decoupled_advantages, group_advantages
-from r1jax.rewards.compose import Pending, RewardBatch, Rewards
+from r1jax.rewards.compose import RewardBatch, Rewards
 from r1jax.rollout.engine import Engine
 from r1jax.stages.inference import completion_text, encode_prompt, seeds
+from r1jax.stages.sharing import Gathering
 from r1jax.types import Array, Packed, PyTree, Rollouts
 
 ROLLOUT_SEEDS = 1  # purpose of these seeds, beside evaluation's
@@ -26,9 +29,8 @@ class Sampled(NamedTuple):
 
     prompts: list[str]  # P
     prompt_ids: list[list[int]]
-    texts: list[str]  # B
     rollouts: Rollouts
-    grading: Pending
+    grading: Gathering
     seconds: float  # of the rollout
 
 
@@ -49,11 +51,16 @@ def sample(
     records: Sequence[dict[str, Any]],
     step: int,
 ) -> Sampled:
-    """Prompts and completions of one step; the graders are at work when it returns."""
+    """Prompts and completions of one step; the graders are at work when it returns.
+
+    Args:
+      records: this process's share. It grades the completions of these; the others' prompts come from their processes.
+    """
     began = time.perf_counter()
     samples = config.rollout.samples
-    prompts = [templates.render(config.template, r["question"], tokenizer) for r in records]
-    prompt_ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    own = [templates.render(config.template, r["question"], tokenizer) for r in records]
+    parts = processes.gather([(prompt, encode_prompt(tokenizer, prompt)) for prompt in own])
+    prompts, prompt_ids = map(list, zip(*itertools.chain(*parts), strict=True))
     rollouts = engine.generate(
         params,
         prompt_ids,
@@ -64,11 +71,14 @@ def sample(
         max_tokens=config.rollout.limit(step),
     )
     seconds = time.perf_counter() - began
-    ids = [row[:n] for row, n in zip(rollouts.completion_BL, rollouts.length_B, strict=True)]
+    here = processes.share(len(prompts))
+    those = slice(here.start * samples, here.stop * samples)
+    ids = [row[:n] for row, n in zip(rollouts.completion_BL[those], rollouts.length_B[those], strict=True)]
     texts = [completion_text(tokenizer, row) for row in ids]
     repeated = columns([r for r in records for _ in range(samples)])
-    grading = rewards.start([p for p in prompts for _ in range(samples)], texts, repeated, ids, step)
-    return Sampled(prompts, prompt_ids, texts, rollouts, grading, seconds)
+    asked = [p for p in own for _ in range(samples)]
+    grading = Gathering(rewards.start(asked, texts, repeated, ids, step) if own else None)
+    return Sampled(prompts, prompt_ids, rollouts, grading, seconds)
 
 
 def columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -137,19 +147,24 @@ def figures(config: RlStage, batch: Sampled, rewards: RewardBatch) -> dict[str, 
 
 
 def sample_rows(
-    config: RlStage, batch: Sampled, rewards: RewardBatch, advantages_B: np.ndarray, step: int
+    config: RlStage,
+    tokenizer: Tokenizer,
+    batch: Sampled,
+    rewards: RewardBatch,
+    advantages_B: np.ndarray,
+    step: int,
 ) -> list[dict[str, Any]]:
     """Lines for samples.jsonl, where it is the step's turn."""
     if not config.log.samples_every or (step - 1) % config.log.samples_every:
         return []
-    samples = config.rollout.samples
+    samples, sampled = config.rollout.samples, batch.rollouts
     return [
         {
             "prompt": batch.prompts[b // samples],
-            "completion": batch.texts[b],
+            "completion": completion_text(tokenizer, sampled.completion_BL[b, : sampled.length_B[b]].tolist()),
             "rewards": {name: float(values[b]) for name, values in rewards.by_name.items()},
             "reward": float(rewards.total_B[b]),
             "advantage": float(advantages_B[b]),
         }
-        for b in range(min(config.log.samples, len(batch.texts)))
+        for b in range(min(config.log.samples, len(sampled.length_B)))
     ]

@@ -126,7 +126,7 @@ def load(path: str) -> Policy:
     Raises:
       ValueError: the folder is not a checkpoint, or is damaged; names what and the remedy.
     """
-    mesh = make_mesh(ONE_DEVICE, jax.devices()[:1])
+    mesh = make_mesh(ONE_DEVICE, jax.local_devices()[:1])
     stage = read_writer(path)
     params = load_params(path, stage.policy, mesh)
     return Policy(stage.policy, params, Tokenizer.load(path), PolicyModel(stage.policy), stage, mesh)

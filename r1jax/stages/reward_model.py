@@ -87,8 +87,7 @@ def _train(config: RewardModelStage, run_: Run, init_from: str) -> None:
         batch=config.batch.examples,
         seed=config.seed,
         shuffle=True,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        part=slice(0, config.batch.examples),  # there is little to read: every process reads it all
     )
     optimizer = make_optimizer(config.optimizer, config.steps)
     shapes = jax.eval_shape(lambda params: new_state(params, optimizer, False), abstract_scalar(config.policy))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from r1jax import processes
 from r1jax.config import RlStage
 from r1jax.data import tasks
 from r1jax.data.loader import Loader
@@ -54,7 +54,7 @@ def check(config: RlStage, folders: Mapping[str, str] = NO_FOLDERS) -> None:
     inputs = open_inputs(config, graders.checkers(folders))
     inputs.rewards.close()
     for warning in inputs.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        processes.say(f"warning: {warning}")
 
 
 def open_inputs(config: RlStage, services: graders.Makers) -> Inputs:
@@ -89,8 +89,7 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
         batch=config.rollout.prompts,
         seed=config.seed,
         shuffle=True,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        part=processes.share(config.rollout.prompts),
     )
     engine = make_engine(config.policy, mesh, tokenizer, config.template)
     evaluator = run_.enter(
@@ -124,7 +123,9 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
             metrics["update/mfu"] = learnt.flops / seconds / peak
             metrics["lr"] = float(rate(step * algorithm.updates - 1))
             metrics["time/step_s"] = time.perf_counter() - began
-            run_.log(step, metrics, groups.sample_rows(config, batch, learnt.rewards, learnt.advantages_B, step))
+            run_.log(
+                step, metrics, groups.sample_rows(config, tokenizer, batch, learnt.rewards, learnt.advantages_B, step)
+            )
             run_.evaluate(
                 step,
                 lambda: evaluator(state.params, samples=how.every_samples, limit=how.every_limit, progress=False),  # noqa: B023

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from r1jax.config import RlStage, SftStage, SourceSpec, TrainedStage
+from r1jax import processes
+from r1jax.config import BatchConfig, ComparisonBatchConfig, RlStage, SftStage, SourceSpec, TrainedStage
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import batch_multiple, make_mesh
@@ -60,13 +61,23 @@ def check_mesh(config: TrainedStage) -> Mesh:
     """
     templates.check(config.template)
     mesh = make_mesh(config.mesh)
+    check_rows(config.batch, mesh)
+    return mesh
+
+
+def check_rows(batch: BatchConfig | ComparisonBatchConfig, mesh: Mesh) -> None:
+    """Refuses rows that do not divide over the mesh: whole rows over some axes, a row's tokens over another."""
     ways = batch_multiple(mesh)
-    if config.batch.micro_rows % ways:
+    if batch.micro_rows % ways:
         raise ValueError(
-            f"batch.micro_rows is {config.batch.micro_rows}; expected a multiple of the {ways} devices along the "
+            f"batch.micro_rows is {batch.micro_rows}; expected a multiple of the {ways} devices along the "
             "mesh's data, fsdp and expert: change it, or the mesh"
         )
-    return mesh
+    if batch.row_length % mesh.shape["context"]:
+        raise ValueError(
+            f"batch.row_length is {batch.row_length}; expected a multiple of mesh.context ({mesh.shape['context']}): "
+            "change it, or the mesh"
+        )
 
 
 def locate(sources: Mapping[str, SourceSpec], folders: Mapping[str, str], *, awaited: bool) -> dict[str, SourceSpec]:
@@ -97,8 +108,8 @@ class Run:
         self._name = Path(workdir).resolve().name
         self._closing = contextlib.ExitStack()
         self._done = 0
-        self._resumes = folder.has_begun(workdir, config)
-        self.result = folder.read_result(workdir) if self._resumes else None
+        self._log: RunLog | None = None  # of the first process
+        self._resumes, self.result = folder.state(workdir, config)
         if self.result is not None:
             self.say(f"{self._name}: finished already; its result stands in {workdir}")
 
@@ -114,11 +125,11 @@ class Run:
         return resource
 
     def say(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        processes.say(message)
 
     def tokenizer(self, make: Callable[[], Tokenizer]) -> Tokenizer:
         """The workdir's own where the run resumes, else what `make` gives; the policy must have room for its pieces."""
-        tokenizer = Tokenizer.load(self.workdir) if self._resumes else make()
+        tokenizer = Tokenizer.load(self.workdir) if self._resumes else _same(make)
         if tokenizer.vocab_size > self._config.policy.vocab_size:
             raise ValueError(
                 f"policy.vocab_size is {self._config.policy.vocab_size}; the tokenizer has {tokenizer.vocab_size} "
@@ -136,15 +147,16 @@ class Run:
         if not self._resumes:
             folder.begin(self.workdir, self._config, tokenizer)
             self._checkpoints = self.enter(Checkpoints(self.workdir, keep=self._config.checkpoint.keep))
-        self._log = self.enter(RunLog(self.workdir, resume_step=self._done))
-        # The last step's evaluation goes with the result, and there is none yet: a kill came between the two.
-        recorded = min(self._done, self._config.steps - 1)
-        truncate_jsonl(Path(self.workdir) / folder.EVALUATIONS, recorded)
+        if processes.is_first():
+            self._log = self.enter(RunLog(self.workdir, resume_step=self._done))
+            # The last step's evaluation goes with the result, and there is none yet: a kill came between the two.
+            recorded = min(self._done, self._config.steps - 1)
+            truncate_jsonl(Path(self.workdir) / folder.EVALUATIONS, recorded)
         return state, host
 
     def _restored(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
         self._checkpoints = self.enter(Checkpoints(self.workdir, keep=self._config.checkpoint.keep))
-        self._done = self._checkpoints.latest() or 0
+        self._done = processes.agreed(self._checkpoints.latest) or 0
         if not self._done:
             return None, {}
         self.say(f"{self._name}: resuming after step {self._done}")
@@ -162,8 +174,9 @@ class Run:
         Raises:
           FloatingPointError: names the step and the figure.
         """
-        self._log.write(step, metrics)
-        self._log.samples(step, samples)
+        if self._log:
+            self._log.write(step, metrics)
+            self._log.samples(step, samples)
         show(self._bar, {label: metrics[key] for label, key in SHOWN.items() if key in metrics})
         for key in ("loss", "grad_norm"):
             if not math.isfinite(metrics[key]):
@@ -179,9 +192,17 @@ class Run:
             self._record(step, evaluate())
 
     def save(self, step: int, state: PyTree, host: dict[str, Any]) -> None:
-        """Saves every so many steps, and the last."""
-        if step % self._config.checkpoint.every == 0 or step == self._config.steps:
+        """Saves every so many steps, and the last; and when the run is told to stop.
+
+        Raises:
+          Preempted: it was, and the step is whole on disk.
+        """
+        leaving = processes.leaving()
+        if leaving or step % self._config.checkpoint.every == 0 or step == self._config.steps:
             self._checkpoints.save(step, state, host)
+        if leaving:
+            self._checkpoints.wait()
+            raise processes.Preempted(f"{self._name}: told to stop, and saved after step {step}")
 
     @property
     def problems(self) -> Path:
@@ -201,5 +222,22 @@ class Run:
         return self.result
 
     def _record(self, step: int, result: dict[str, dict[str, Any]]) -> None:
-        rows = [{"step": step, "task": task} | figures for task, figures in result.items()]
-        append_jsonl(Path(self.workdir) / folder.EVALUATIONS, rows)
+        if processes.is_first():
+            rows = [{"step": step, "task": task} | figures for task, figures in result.items()]
+            append_jsonl(Path(self.workdir) / folder.EVALUATIONS, rows)
+
+
+def _same(make: Callable[[], Tokenizer]) -> Tokenizer:
+    """The first process's tokenizer, on all: training one twice need not give the same pieces."""
+    if processes.count() == 1:
+        return make()
+
+    def files() -> dict[str, bytes]:
+        with tempfile.TemporaryDirectory() as made:
+            make().save(made)
+            return {path.name: path.read_bytes() for path in Path(made).iterdir()}
+
+    with tempfile.TemporaryDirectory() as copy:
+        for name, content in processes.agreed(files).items():
+            (Path(copy) / name).write_bytes(content)
+        return Tokenizer.load(copy)

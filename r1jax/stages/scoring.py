@@ -7,10 +7,10 @@ import itertools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from r1jax import processes
 from r1jax.config import PolicyConfig, RewardModelStage
 from r1jax.data import templates
 from r1jax.data.packing import fit, places, split_group, write_rows
@@ -21,7 +21,7 @@ from r1jax.stages.inference import encode_prompt
 from r1jax.stages.workdir import read_config
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.state import with_shardings
-from r1jax.types import Packed, PyTree
+from r1jax.types import Array, Packed, PyTree
 
 
 def encode_reply(tokenizer: Tokenizer, reply: str) -> list[int]:
@@ -65,7 +65,7 @@ def room_needed(prompt: Sequence[int], replies: Sequence[Sequence[int]]) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _scores(config: PolicyConfig, variables: PyTree, packed: Packed, place_B: jax.Array) -> jax.Array:
+def _scores(config: PolicyConfig, variables: PyTree, packed: Packed, place_B: Array) -> jax.Array:
     return scores(config, variables, packed, place_B)[0]
 
 
@@ -79,7 +79,7 @@ def score_rows(policy: PolicyConfig, variables: PyTree, packed: Packed, place_B:
         here = np.flatnonzero((local_B >= 0) & (local_B < size))
         at = np.full(_rounded(len(here)), -1, np.int32)
         at[: len(here)] = local_B[here]
-        score_B[here] = np.asarray(_scores(policy, variables, rows, jnp.asarray(at)))[: len(here)]
+        score_B[here] = processes.fetch(_scores(policy, variables, rows, at))[: len(here)]
     return score_B
 
 

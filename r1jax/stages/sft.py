@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from r1jax import processes
 from r1jax.config import SftStage, SourceSpec
 from r1jax.data import corpus, tasks, templates
 from r1jax.data.loader import Loader
@@ -24,9 +26,9 @@ from r1jax.stages.inference import check_prompts, check_start, encode_prompt, lo
 from r1jax.stages.run import NO_FOLDERS, Run, check_stage, locate
 from r1jax.training.flops import forward_flops, peak_flops
 from r1jax.training.optimizer import make_optimizer, schedule
-from r1jax.training.state import TrainState, abstract_state, fresh_params, shardings, start_state
+from r1jax.training.state import TrainState, abstract_state, fresh_params, jit_update, start_state
 
-RECORDS = 64  # drawn from the loader at a time
+RECORDS = 64  # drawn from the loader at a time, by all processes together
 
 
 class Inputs(NamedTuple):
@@ -92,7 +94,7 @@ def _train(config: SftStage, run_: Run, folders: Mapping[str, str]) -> None:
         folder = folders.get(config.teacher.folder, config.teacher.folder)
         teacher = open_teacher(folder, config.policy, tokenizer, mesh)
     one_step, taught = step_of(config, optimizer, teacher)
-    update = jax.jit(one_step, donate_argnums=0, out_shardings=(shardings(abstract), None))
+    update = jit_update(one_step, abstract)
 
     def fresh() -> TrainState:
         params = (
@@ -130,11 +132,14 @@ def _train(config: SftStage, run_: Run, folders: Mapping[str, str]) -> None:
 
 
 class Documents:
-    """Token ids and prompt length of one record after another, without end."""
+    """Token ids and prompt length of one record after another, without end: the same on every process.
+
+    Each encodes what its loader gives it, and they exchange the tokens.
+    """
 
     def __init__(self, loader: Loader, encode: Callable[[dict[str, str]], tuple[list[int], int]]):
         self._loader, self._encode = loader, encode
-        self._records: list[dict[str, str]] = []
+        self._encoded: list[tuple[list[int], int]] = []
         self._taken = 0
         self._before = loader.state()
 
@@ -142,11 +147,15 @@ class Documents:
         return self
 
     def __next__(self) -> tuple[list[int], int]:
-        if self._taken == len(self._records):
+        if self._taken == len(self._encoded):
             self._before, self._taken = self._loader.state(), 0
-            self._records = next(self._loader)
+            self._encoded = self._next()
         self._taken += 1
-        return self._encode(self._records[self._taken - 1])
+        return self._encoded[self._taken - 1]
+
+    def _next(self) -> list[tuple[list[int], int]]:
+        parts = processes.gather([self._encode(record) for record in next(self._loader)])
+        return list(itertools.chain(*parts))
 
     def state(self) -> dict[str, Any]:
         """The loader before the records at hand, and how many of them were taken."""
@@ -155,7 +164,7 @@ class Documents:
     def set_state(self, before: bytes, taken: int) -> None:
         """Goes on from `state()`: the next document is the one that followed when it was taken."""
         self._loader.set_state(before)
-        self._before, self._taken, self._records = before, taken, next(self._loader)
+        self._before, self._taken, self._encoded = before, taken, self._next()
 
 
 def _packer(config: SftStage, sources: list[Source], tokenizer: Tokenizer) -> tuple[Documents, DocumentPacker]:
@@ -165,8 +174,7 @@ def _packer(config: SftStage, sources: list[Source], tokenizer: Tokenizer) -> tu
         batch=RECORDS,
         seed=config.seed,
         shuffle=True,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        part=processes.share(RECORDS),
     )
     documents = Documents(loader, functools.partial(_encoded, tokenizer, config.template))
     rows, length = config.batch.rows, config.batch.row_length

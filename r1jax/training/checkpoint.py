@@ -1,8 +1,11 @@
 """Checkpoints in a workdir: `checkpoints/STEP/{params,train,host}`, written by Orbax.
 
 `params` holds the policy alone, so that it opens without its optimizer; `train` holds the rest of the state
-(optimizer, reference, step); `host` holds what lives outside the devices (data-iterator bytes, small JSON), one
-file a process. On disk a tree is nested dicts named by field, key or index, whatever containers it came in.
+(optimizer, reference, step); `host` holds what lives outside the devices (data-iterator bytes, small JSON), the same
+on every process. On disk a tree is nested dicts named by field, key or index, whatever containers it came in.
+
+Each process writes what its devices hold, and the folder is one that all of them see. What is saved says nothing of
+how many there were: any number of processes and any mesh read it back.
 
 A step is written to a temporary folder and renamed when whole, so a killed save leaves nothing that is trusted.
 """
@@ -25,6 +28,7 @@ from etils import epath
 from r1jax.types import PyTree
 
 PARAMS, TRAIN, HOST = "params", "train", "host"
+HOST_FILE = "host.json"
 CHUNK_BYTES = 1 << 25  # of a sparing save
 SHOWN = 5  # differing paths named in an error
 
@@ -51,12 +55,10 @@ class Checkpoints:
             self._manager = self._open(keep)
 
     def _open(self, keep: int | None) -> ocp.CheckpointManager:
-        every_process = ocp.options.MultiprocessingOptions(primary_host=None)
-        name = f"process_{jax.process_index()}_of_{jax.process_count()}.json"
         handlers = {
             PARAMS: ocp.PyTreeCheckpointHandler(use_ocdbt=not self._sparing),
             TRAIN: ocp.PyTreeCheckpointHandler(use_ocdbt=not self._sparing),
-            HOST: ocp.JsonCheckpointHandler(name, multiprocessing_options=every_process),
+            HOST: ocp.JsonCheckpointHandler(HOST_FILE),
         }
         if keep is None:
             options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
@@ -88,7 +90,7 @@ class Checkpoints:
         Args:
           step: optimizer steps done; above every step saved so far.
           state: pytree of jax arrays whose top level has a `params` (a mapping, a NamedTuple or a dataclass).
-          host: values of bytes or JSON; each process saves its own.
+          host: values of bytes or JSON, the same on every process.
         """
         if self._manager is None or not self._writable:
             raise ValueError(f"{self._directory} is open for reading only; give `keep` to save")
@@ -292,8 +294,8 @@ def _decode(stored: dict) -> dict[str, Any]:
 
 def _broken(directory: epath.Path, why: str) -> str:
     return (
-        f"checkpoint {directory} cannot be read ({why}). It is damaged, or was saved by another number of processes: "
-        f"delete this step's folder to fall back on the previous one"
+        f"checkpoint {directory} cannot be read ({why}). It is damaged: delete this step's folder to fall back on the "
+        "previous one"
     )
 
 

@@ -17,6 +17,8 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from r1jax import processes
+
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 Json = dict[str, Any]
 
@@ -63,10 +65,11 @@ class RunLog:
 
 
 def progress(total: int, initial: int, desc: str) -> tqdm:
-    """A progress bar of steps on stderr; give it its figures with `show`."""
+    """A progress bar of steps on stderr, of the first process; give it its figures with `show`."""
     return tqdm(
-        total=total, initial=initial, desc=desc, unit="step", file=sys.stderr, dynamic_ncols=True, smoothing=0.1
-    )
+        total=total, initial=initial, desc=desc, unit="step", file=sys.stderr, dynamic_ncols=True, smoothing=0.1,
+        disable=not processes.is_first(),
+    )  # fmt: skip
 
 
 def show(bar: tqdm, figures: Mapping[str, float]) -> None:
