@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.models import moe
-from r1jax.models.moe import MoE, Routing, balance_loss, from_slots, grouped_matmul, lay_out, route, to_slots
+from r1jax.models import moe_experts
+from r1jax.models.moe import MoE, Routing, balance_loss, route
+from r1jax.models.moe_experts import block_size, from_slots, grouped_matmul, lay_out, to_slots
 from tests import reference_policy as reference
 from tests import tiny_policy as tiny
 
@@ -122,7 +123,7 @@ def test_every_assignment_has_a_slot_in_a_block_of_its_expert(expert_TA, valid_T
 
 
 def test_block_size_is_a_power_of_two_near_a_quarter_of_a_share():
-    assert [moe.block_size(n, 8) for n in (1, 16, 256, 512, 800, 8192, 10**6)] == [8, 8, 8, 16, 32, 256, 256]
+    assert [block_size(n, 8) for n in (1, 16, 256, 512, 800, 8192, 10**6)] == [8, 8, 8, 16, 32, 256, 256]
 
 
 @pytest.mark.parametrize("expert_TA, valid_T", layouts().values(), ids=layouts())
@@ -158,7 +159,7 @@ def test_both_grouped_matmuls_equal_a_loop_over_slots(expert_TA, valid_T, monkey
             slot = int(layout.slot_TA[t, a])
             want[slot] = np.asarray(x_SD, np.float64)[slot] @ w_EDF[expert_TA[t, a]]
     for branch in ("cpu", "default"):
-        monkeypatch.setattr(moe.jax.lax, "platform_dependent", lambda *x, b=branch, **ways: ways[b](*x))
+        monkeypatch.setattr(moe_experts.jax.lax, "platform_dependent", lambda *x, b=branch, **ways: ways[b](*x))
         np.testing.assert_allclose(grouped_matmul(x_SD, w_EDF, layout), want, rtol=1e-5, atol=1e-5)
 
 
@@ -227,7 +228,7 @@ def test_balance_loss_equals_a_loop_over_sequences():
         reference.balance([score[t] for t in at], [expert[t].tolist() for t in at], config)
         for at in (np.flatnonzero(segment == s) for s in (1, 2, 7))
     )
-    np.testing.assert_allclose(balance_loss(routing, segment, config), want, rtol=1e-5)
+    np.testing.assert_allclose(balance_loss(routing, segment, config, 12, ()), want, rtol=1e-5)
 
 
 def test_balance_loss_is_least_when_balanced():
@@ -236,5 +237,5 @@ def test_balance_loss_is_least_when_balanced():
     even = Routing(np.arange(8, dtype=np.int32).reshape(4, 2), np.ones((4, 2)), np.ones((4, 8), np.float32))
     skewed = Routing(np.int32([[0, 1]] * 4), np.ones((4, 2)), np.float32([[9, 9, 1, 1, 1, 1, 1, 1]] * 4))
     segment = np.ones(4, np.int32)
-    assert float(balance_loss(even, segment, config)) == pytest.approx(1.0)
-    assert float(balance_loss(skewed, segment, config)) == pytest.approx(2 * 4 * 9 / 24)
+    assert float(balance_loss(even, segment, config, 4, ())) == pytest.approx(1.0)
+    assert float(balance_loss(skewed, segment, config, 4, ())) == pytest.approx(2 * 4 * 9 / 24)
