@@ -29,7 +29,7 @@ from r1jax.types import Array, PyTree
 
 HEARTBEAT_S = 30  # without a sign of life, after which a process counts as dead and the others stop
 SIGNS_OF_LOSS = ("Connection reset", "Connection closed", "Connection refused", "heartbeat", "UNAVAILABLE")
-SHUTDOWN_S = 20  # that a process which has ended waits for the others to end
+SHUTDOWN_S = 30  # that a process which has ended waits for the others to end
 CHIPS = ("/dev/accel0", "/dev/vfio/0")  # where a TPU VM has its first chip
 
 T = TypeVar("T")
@@ -181,11 +181,6 @@ def _outcome(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
 def _padded(data: np.ndarray, size: int) -> np.ndarray:
     """Zeros added up to a power of two of at least `size` bytes, so that few shapes are compiled."""
     return np.pad(data, (0, (1 << max(size - 1, 0).bit_length()) - data.size))
-
-
-def sync(name: str) -> None:
-    """Returns when every process has come here."""
-    multihost_utils.sync_global_devices(name)
 
 
 def place(sharding: NamedSharding, x: np.ndarray) -> Array:
