@@ -44,10 +44,12 @@ def pretrained(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def reinforced(init_from: str, steps: int, template: str, rewards: dict) -> ConfigDict:
+def reinforced(init_from: str, steps: int, template: str, rewards: dict, lr: float = 3e-4) -> ConfigDict:
+    """The nearer a policy is to what is rewarded, the smaller the rate that does it good."""
     config = r1_zero_tiny.zero()
     config.policy.vocab_size = VOCABULARY
     config.update(init_from=init_from, steps=steps, template=template)
+    config.optimizer.lr = lr
     config.rewards = rewards
     config.evaluation = evaluation(general=template == "r1")
     return config
@@ -82,7 +84,7 @@ def preferences() -> dict:
 
 def cold_data() -> ConfigDict:
     config = cold_start_tiny.collect()
-    config.limit = 2400
+    config.limit = 3200
     for way, spec in config.ways.items():
         spec.init_from = "zero" if way == "rewritten" else "base"
     return config
@@ -93,6 +95,7 @@ def tuned(source: str, steps: int) -> ConfigDict:
     config = cold_start_tiny.sft()
     config.policy.vocab_size = VOCABULARY
     config.update(steps=steps, init_from="base")
+    config.optimizer.update(rule="muon", beta1=0.95)
     config.data.sources = {"samples": {"name": f"samples:{source}", "weight": 1.0, "kwargs": {}}}
     config.evaluation = evaluation(general=True)
     return config
@@ -112,8 +115,7 @@ def reward_model(name: str) -> ConfigDict:
 
 def general() -> ConfigDict:
     """The end of RL: general requests too, with what is helpful and harmless."""
-    config = reinforced("all", 60, "r1", rules("r1") | language() | preferences())
-    config.optimizer.lr = 1e-4
+    config = reinforced("all", 60, "r1", rules("r1") | language() | preferences(), lr=1e-4)
     config.rollout.temperature = 0.7
     config.data.sources.arithmetic.weight = 0.5
     config.data.sources.general = {"name": "general", "weight": 0.5, "kwargs": {}}
@@ -122,8 +124,7 @@ def general() -> ConfigDict:
 
 
 def all_scenarios() -> ConfigDict:
-    config = reinforced("sft2", 40, "r1", rules("r1") | language())
-    config.optimizer.lr = 1e-4
+    config = reinforced("sft2", 40, "r1", rules("r1") | language(), lr=1e-4)
     config.rollout.temperature = 0.7
     return config
 
@@ -153,8 +154,8 @@ def get_config() -> ConfigDict:
         zero=reinforced("base", RL_STEPS, "r1_zero", rules("r1_zero")),
         zero_language=reinforced("base", RL_STEPS, "r1_zero", rules("r1_zero") | language()),
         cold_data=cold_data(),
-        cold_start=tuned("cold_data", 80),
-        reasoning=reinforced("cold_start", RL_STEPS, "r1", rules("r1") | language()),
+        cold_start=tuned("cold_data", 250),
+        reasoning=reinforced("cold_start", RL_STEPS, "r1", rules("r1") | language(), lr=2e-4),
         rejection=rejection(),
         sft2=tuned("rejection", 420),
         helpful=reward_model("helpful"),

@@ -1,6 +1,7 @@
 """configs/r1_tiny.py: the stages of configs/r1.py, with other numbers; and, at its smallest, killed again and again."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -80,7 +81,7 @@ def smallest():
         if "policy" in stage:
             dense = stage.policy.attention == "gqa"
             stage.policy.update(width=32, dense_ffn=64, vocab_size=768)
-            stage.policy.update(dict(layers=2, context=512) if dense else smoke.POLICY)
+            stage.policy.update(dict(layers=2, dense_layers=2, context=512) if dense else smoke.POLICY)
         if "data" in stage:
             stage.data.data_dir = smoke_run.DATA_DIR
         if "tokenizer" in stage:
@@ -99,7 +100,7 @@ def smallest():
             stage.rollout.update(prompts=4, samples=4, max_tokens=32)
         if stage.stage in ("rejection", "cold_start"):
             stage.update(limit=48, shards=2)
-            stage.selection.update(threshold=0.0, filters={}, similar_ngram=0)
+            stage.selection.update(threshold=0.0, filters={}, similarity=1.0)
     return config.lock()
 
 
@@ -117,8 +118,9 @@ def test_killed_at_any_point_it_ends_with_the_same_numbers(tmp_path):
     def run(workdir: Path, seconds: float | None) -> tuple[int, str]:
         command = [sys.executable, "-m", "r1jax.main", f"--config={config}", f"--workdir={workdir}"]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=smoke_run.ROOT
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=smoke_run.ROOT,
+            env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
         try:
             out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
