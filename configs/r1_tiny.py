@@ -2,6 +2,8 @@
 
 command:   make r1
            (python -m r1jax.main --config=configs/r1_tiny.py --workdir=runs/r1)
+           one stage alone, on what the earlier ones have left in runs/r1:
+           python -m r1jax.main --config=configs/r1_tiny.py:reasoning --workdir=runs/reasoning
 hardware:  2 CPU cores
 deviations from the paper, besides size:
 
@@ -15,6 +17,8 @@ deviations from the paper, besides size:
   under RL alone, and PPO.
 """
 
+from collections.abc import Collection
+
 from ml_collections import ConfigDict
 
 from configs import cold_start_tiny, distill_tiny, ppo_tiny, r1_zero_tiny, rejection_tiny, reward_model_tiny
@@ -22,6 +26,7 @@ from configs import cold_start_tiny, distill_tiny, ppo_tiny, r1_zero_tiny, rejec
 GENERAL_TASKS = ("facts", "translation", "greeting", "advice")
 RL_STEPS = 100
 VOCABULARY = 1024
+FOLDER = "runs/r1"  # where a stage that runs alone finds the earlier ones
 
 
 def evaluation(general: bool) -> ConfigDict:
@@ -148,8 +153,8 @@ def ppo() -> ConfigDict:
     return config
 
 
-def get_config() -> ConfigDict:
-    stages = dict(
+def stages() -> dict[str, ConfigDict]:
+    return dict(
         base=pretrained(r1_zero_tiny.base()),
         zero=reinforced("base", RL_STEPS, "r1_zero", rules("r1_zero")),
         zero_language=reinforced("base", RL_STEPS, "r1_zero", rules("r1_zero") | language()),
@@ -167,4 +172,25 @@ def get_config() -> ConfigDict:
         alone=alone(),
         ppo=ppo(),
     )
-    return ConfigDict(dict(stage="pipeline", seed=0, order=tuple(stages), stages=stages)).lock()
+
+
+def placed(config: ConfigDict, names: Collection[str]) -> ConfigDict:
+    """A stage's config with the folders of earlier stages for their names."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            placed(value, names)
+        elif key in ("init_from", "checkpoint") and value in names:
+            config[key] = f"{FOLDER}/{value}"
+        elif key == "name" and value.removeprefix("samples:") in names and value.startswith("samples:"):
+            config[key] = f"samples:{FOLDER}/{value.removeprefix('samples:')}"
+    return config
+
+
+def get_config(stage: str = "") -> ConfigDict:
+    """The pipeline, or one of its stages."""
+    every = stages()
+    if not stage:
+        return ConfigDict(dict(stage="pipeline", seed=0, order=tuple(every), stages=every)).lock()
+    if stage not in every:
+        raise ValueError(f"stage is {stage!r}; expected one of {', '.join(every)}")
+    return placed(every[stage], every.keys()).lock()

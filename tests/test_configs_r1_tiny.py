@@ -13,6 +13,7 @@ import pytest
 import smoke_run
 
 from configs import r1, r1_tiny, smoke
+from r1jax.config import stage_config
 from r1jax.pipeline import pipeline_stages
 
 ADDED = {"base", "zero_language", "student", "alone", "ppo"}  # bases of its own, and what the paper compares with
@@ -72,6 +73,21 @@ def test_what_is_compared_differs_in_one_thing(stages):
     assert language["weight"] == 1.0 and trees["zero_language"] == trees["zero"]
     assert trees["ppo"].pop("ppo")["decay"] == 1.0
     assert {key for key in trees["zero"] if trees["ppo"][key] != trees["zero"][key]} == {"grpo"}
+
+
+def test_each_stage_is_a_config_of_its_own_too(stages):
+    for name, stage in stages.items():
+        alone = stage_config(r1_tiny.get_config(name))
+        assert alone.stage == stage.stage
+        if getattr(stage, "init_from", ""):
+            assert alone.init_from == f"runs/r1/{stage.init_from}"
+    cold, general = (stage_config(r1_tiny.get_config(name)) for name in ("cold_data", "general"))
+    assert {way.init_from for way in cold.ways.values()} == {"runs/r1/base", "runs/r1/zero"}
+    assert general.rewards["helpful"].kwargs["checkpoint"] == "runs/r1/helpful"
+    assert general.data.sources["general"].name == "general", "a task of the name of a stage stays what it is"
+    assert stage_config(r1_tiny.get_config("sft2")).data.sources["samples"].name == "samples:runs/r1/rejection"
+    with pytest.raises(ValueError, match="'sft3'; expected one of base, zero"):
+        r1_tiny.get_config("sft3")
 
 
 def smallest():
