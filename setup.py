@@ -44,8 +44,10 @@ setup(
         "gpu": ["jax[cuda13]>=0.10,<0.12", "tokamax>=0.0.5"],
         "hf": ["jinja2>=3.1", "tokenizers>=0.22,<0.24"],
         "notebooks": ["jupyterlab>=4", "nbconvert>=7", "ipykernel>=6", "pandas>=2.2"],
+        "aot": ["libtpu>=0.0.42,<0.1"],
         "dev": [
             "jinja2>=3.1",
+            "libtpu>=0.0.42,<0.1",
             "mypy>=1.18",
             "pytest>=8.3",
             "pytest-xdist>=3.6",

@@ -25,7 +25,7 @@ import importlib
 
 from ml_collections import ConfigDict
 
-from configs import benchmarks
+from configs import benchmarks, meshes
 from configs.models import deepseek_v3
 
 BASE, CHAT = "runs/imported/deepseek_v3_base", "runs/imported/deepseek_v3"
@@ -82,7 +82,7 @@ def shared(template: str) -> dict:
 
 
 def mesh() -> dict:
-    return dict(data=1, fsdp=64, expert=16, tensor=1, context=1)
+    return meshes.pod(expert=16, context=16)
 
 
 def grading() -> dict:
@@ -155,7 +155,13 @@ def rl(init_from: str, template: str, updates: int, rewards: dict, temperature: 
             init_from=init_from,
             data=data(prompts(**PROBLEMS)),
             rollout=dict(
-                prompts=32 * UPDATES, samples=16, temperature=temperature, top_k=0, top_p=1.0, max_tokens=CONTEXT
+                prompts=32 * UPDATES,
+                samples=16,
+                temperature=temperature,
+                top_k=0,
+                top_p=1.0,
+                max_tokens=CONTEXT,
+                mesh=meshes.decoding(tensor=4),
             ),
             rewards=rewards,
             grpo=grpo(),
@@ -305,7 +311,7 @@ def distilled(student: str) -> ConfigDict:
     config.policy = importlib.import_module(f"configs.models.{shape}").get_config()
     config.mtp_coef = 0.0
     config.router.update(bias_rate=0.0, balance_coef=0.0)
-    config.mesh = dict(data=1, fsdp=64, expert=1, tensor=1, context=16)
+    config.mesh = dict(data=2, fsdp=32, expert=1, tensor=1, context=16)
     return config
 
 

@@ -1,10 +1,10 @@
 """The device mesh, and the one table that says which mesh axes each dimension is split over.
 
-A parameter's name ends in its axes (`gate_EDF`), so its sharding follows from its name: `spec("EDF", EXPERT_WEIGHTS)`.
+A parameter's name ends in its axes (`gate_EDF`), so its sharding follows from its name: `spec("EDF", WEIGHTS)`.
 Layers are scanned, so a parameter may carry a leading N that its name does not show; N is never split.
 
-Tokens are split over every axis but `tensor`: rows over data, fsdp and expert, a row's tokens over context. What has no
-experts' dimension is spread over `expert` as over `fsdp`, so that nothing is stored or computed more often than need be.
+Tokens are split over every axis but `tensor`: rows over data, fsdp and expert, a row's tokens over context. Parameters
+are spread over the axes where they are gathered for use, fsdp and context, and where they stay, expert and tensor.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ AXES = ("data", "fsdp", "expert", "tensor", "context")
 
 # Letter of the dimension key -> mesh axes. What is not listed is whole on every device.
 WEIGHTS: dict[str, tuple[str, ...]] = {
-    "D": ("fsdp", "expert"),
+    "D": ("fsdp", "context"),
     "H": ("tensor",),
     "K": ("tensor",),
     "F": ("tensor",),
+    "E": ("expert",),
     "V": ("tensor",),
 }
-EXPERT_WEIGHTS = WEIGHTS | {"D": ("fsdp",), "E": ("expert",)}  # of parameters that have an E
 ACTIVATIONS = {
     "B": ("data", "fsdp", "expert"),
     "R": ("data", "fsdp", "expert"),
@@ -70,7 +70,9 @@ def _arrange(devices: list, sizes: tuple[int, ...]) -> np.ndarray:
     """The devices as an array of `sizes`, neighbours on a TPU's torus where they can be."""
     if devices[0].platform != "tpu":
         return mesh_utils.create_device_mesh(sizes, devices)
-    slices = len({device.slice_index for device in devices})
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     data, *others = sizes
     if data % slices:
         raise ValueError(
@@ -132,13 +134,12 @@ def _leaf_sharding(mesh: Mesh, path: tuple, leaf: jax.ShapeDtypeStruct) -> Named
         letters = "N" + letters
     if not letters.isupper() or len(letters) != leaf.ndim:
         return replicated(mesh)
-    table = EXPERT_WEIGHTS if "E" in letters else WEIGHTS
     for letter, size in zip(letters, leaf.shape, strict=True):
-        axes = table.get(letter, ())
+        axes = WEIGHTS.get(letter, ())
         ways = math.prod(mesh.shape[axis] for axis in axes)
         if size % ways:
             raise ValueError(
                 f"{'/'.join(names)}: dimension {letter} of size {size} does not divide over mesh axis "
                 f"{'*'.join(axes)} of size {ways}; change the mesh or the policy's size"
             )
-    return NamedSharding(mesh, spec(letters, table))
+    return NamedSharding(mesh, spec(letters, WEIGHTS))

@@ -27,6 +27,8 @@ VERB = '''
             raise KeyboardInterrupt
         if ACT.value == "fault":
             raise ValueError("a fault of the program")
+        if ACT.value == "unmet":
+            raise command.Unmet({"fits": False})
         if ACT.value == "path":
             open("missing.txt")
         if ACT.value == "bad":
@@ -91,6 +93,11 @@ def test_a_fault_is_exit_1_with_its_traceback(verb):
     done = verb("--act=fault")
     assert done.returncode == 1 and done.stdout == ""
     assert "Traceback" in done.stderr and "a fault of the program" in done.stderr
+
+
+def test_a_no_is_printed_and_is_exit_1(verb):
+    done = verb("--act=unmet")
+    assert (done.returncode, done.stdout) == (1, '{"fits": false}\n') and "Traceback" not in done.stderr
 
 
 def test_interrupt_is_exit_130(verb):

@@ -11,7 +11,6 @@ from jax.sharding import PartitionSpec
 
 from r1jax.mesh import (
     ACTIVATIONS,
-    EXPERT_WEIGHTS,
     WEIGHTS,
     activation_sharding,
     batch_multiple,
@@ -25,8 +24,8 @@ from tests import tiny_policy as tiny
 
 
 def test_letters_say_the_sharding():
-    assert spec("EDF", EXPERT_WEIGHTS) == PartitionSpec(("expert",), ("fsdp",), ("tensor",))
-    assert spec("NDHC", WEIGHTS) == PartitionSpec(None, ("fsdp", "expert"), ("tensor",), None)
+    assert spec("EDF", WEIGHTS) == PartitionSpec(("expert",), ("fsdp", "context"), ("tensor",))
+    assert spec("NDHC", WEIGHTS) == PartitionSpec(None, ("fsdp", "context"), ("tensor",), None)
     assert spec("RTD", ACTIVATIONS) == PartitionSpec(("data", "fsdp", "expert"), ("context",), None)
 
 
@@ -65,10 +64,10 @@ def test_a_parameter_and_its_moments_are_sharded_by_name():
     state = {"params": params, "optimizer": jax.eval_shape(optax.adam(1.0).init, params)}
     place = state_shardings(mesh, state)
     want = {
-        "embed_VD": PartitionSpec(("tensor",), ("fsdp", "expert")),
-        "gate_EDF": PartitionSpec(None, ("expert",), ("fsdp",), ("tensor",)),
-        "out_HCD": PartitionSpec(None, ("tensor",), None, ("fsdp", "expert")),
-        "router_DE": PartitionSpec(None, ("fsdp",), ("expert",)),
+        "embed_VD": PartitionSpec(("tensor",), ("fsdp", "context")),
+        "gate_EDF": PartitionSpec(None, ("expert",), ("fsdp", "context"), ("tensor",)),
+        "out_HCD": PartitionSpec(None, ("tensor",), None, ("fsdp", "context")),
+        "router_DE": PartitionSpec(None, ("fsdp", "context"), ("expert",)),
         "count": PartitionSpec(),
     }
     seen = []

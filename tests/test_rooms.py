@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (  # rooms of one floor do not import each other, but for those in NEIGHBOURS
-    ("types", "config", "mesh", "processes"),
+    ("types", "config", "mesh", "hlo", "processes"),
     ("data", "models", "rewards", "losses"),
     ("rollout", "training"),
     ("stages",),

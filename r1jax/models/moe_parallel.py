@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from r1jax.mesh import EXPERT_WEIGHTS, spec
+from r1jax import mesh
 from r1jax.models.moe_experts import ExpertWeights, block_size, feed_forward, from_slots, lay_out, to_slots
 from r1jax.models.sharded import axes_of
 
@@ -36,8 +36,8 @@ SMALLEST = 512  # rows of a window at least: of few tokens the load is never eve
 EXPERT = "expert"
 TENSOR = "tensor"
 LETTERS = ExpertWeights("EDF", "EDF", "EFD")
-WEIGHTS = ExpertWeights(*(spec(letters, EXPERT_WEIGHTS) for letters in LETTERS))
-WIDTH_AXES = EXPERT_WEIGHTS["D"]
+WEIGHTS = ExpertWeights(*(mesh.spec(letters, mesh.WEIGHTS) for letters in LETTERS))
+WIDTH_AXES = mesh.WEIGHTS["D"]
 
 
 class Tokens(NamedTuple):
