@@ -3,9 +3,7 @@
 python experiments/r1/findings.py runs/r1-0 runs/r1-1 --write=docs/findings.md
 python experiments/r1/findings.py runs/r1-0 runs/r1-1 --only=F3,F7
 
-A run's continuation of R1-Zero with and without the language reward (experiments/r1/language.py) is read from the
-folder of the same name and '-language', where there is one. Most figures come from evaluation.jsonl and metrics.jsonl;
-F6, F8 and F9 open checkpoints, which takes a few minutes.
+Most figures come from evaluation.jsonl and metrics.jsonl; F6, F8 and F9 open checkpoints, F8 for some minutes.
 """
 
 from __future__ import annotations

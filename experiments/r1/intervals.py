@@ -49,7 +49,8 @@ def exact(value: float) -> Measure:
 def mean(values_M: Sequence[float] | np.ndarray) -> Measure:
     """The mean over problems."""
     array_M = np.asarray(values_M, np.float64)
-    return Measure(float(array_M.mean()), resamplings(len(array_M)) @ array_M)
+    draws_R = resamplings(len(array_M)) @ array_M
+    return Measure(float(array_M.mean()), draws_R)
 
 
 def pooled(total_M: Sequence[float] | np.ndarray, count_M: Sequence[float] | np.ndarray) -> Measure:

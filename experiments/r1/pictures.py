@@ -14,7 +14,8 @@ from experiments.r1.claims import accuracy
 from experiments.r1.intervals import Measure, mean
 from experiments.r1.records import ARITHMETIC, Recipe
 
-LADDER = ("base", "zero", "cold_start", "reasoning", "sft2", "all", "general", "student", "distilled", "alone", "ppo")
+LADDER = ("base", "zero", "zero_language", "cold_start", "reasoning", "sft2", "all", "general", "student", "distilled",
+          "alone", "ppo")  # fmt: skip
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7")
 INK = "#7d8590"  # legible on white and on black
 WINDOW = 9  # steps of the running mean

@@ -12,7 +12,6 @@ import numpy as np
 
 Problem = dict[str, Any]  # a line of evaluation.jsonl
 ARITHMETIC = "arithmetic:test"
-CONTINUED = "-language"  # ends the name of the folder where language.py has continued a run's R1-Zero
 
 
 class MissingError(ValueError):
@@ -59,16 +58,15 @@ class Recipe:
 
 
 def read(folder: Path) -> Recipe:
-    """A run, and what language.py has made of its R1-Zero. Raises ValueError where the folder holds no stage."""
+    """Raises ValueError where the folder holds no stage of a run."""
     stages = sorted(path.parent for path in folder.glob("*/config.json"))
-    beside = folder.with_name(f"{folder.name}{CONTINUED}")
     if not stages:
         raise ValueError(f"{folder} holds no stages; give the workdir of a run of configs/r1_tiny.py")
     first = folder / "base" if folder / "base" in stages else stages[0]
     seed = json.loads((first / "config.json").read_text("utf-8"))["seed"]
     problems: dict[str, dict[str, list[Problem]]] = {}
     metrics = {}
-    for stage in [*stages, *sorted(path.parent for path in beside.glob("*/config.json"))]:
+    for stage in stages:
         tasks = problems.setdefault(stage.name, {})
         for problem in _lines(stage / "evaluation.jsonl"):
             tasks.setdefault(problem["task"], []).append(problem)
