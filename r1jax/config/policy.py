@@ -60,12 +60,12 @@ class PolicyConfig:
     init_scale: float  # standard deviation of the initial weights
     dtype: str  # compute: float32 | bfloat16
     param_dtype: str  # float32 | bfloat16
-    remat: str  # none | full | dots
+    remat: str  # none | full | dots | latents | attention: what is kept for the backward pass, see models/policy.py
 
     def __post_init__(self):
         for name in ("dtype", "param_dtype"):
             one_of(f"policy.{name}", getattr(self, name), ("float32", "bfloat16"))
-        one_of("policy.remat", self.remat, ("none", "full", "dots"))
+        one_of("policy.remat", self.remat, ("none", "full", "dots", "latents", "attention"))
         one_of("policy.attention", self.attention, ("mla", "gqa"))
         one_of("policy.rope_pairs", self.rope_pairs, ("interleaved", "halves"))
         one_of("policy.rope_scaling", self.rope_scaling, ("none", "yarn", "llama3"))

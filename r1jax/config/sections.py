@@ -43,6 +43,17 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PrecisionConfig:
+    """How exactly an optimizer remembers. Without it: moments in float32, and the parameters are all there is."""
+
+    moments: str  # float32 | bfloat16
+    master: bool  # bfloat16 parameters have float32 copies, which the updates move and the parameters are rounded from
+
+    def __post_init__(self):
+        one_of("precision.moments", self.moments, ("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """An update rule with linear warmup, then constant or cosine to `final_scale` of the peak."""
 
@@ -56,11 +67,35 @@ class OptimizerConfig:
     eps: float
     weight_decay: float
     clip_norm: float
+    precision: PrecisionConfig | None = None
 
     def __post_init__(self):
         one_of("optimizer.rule", self.rule, ("adamw", "muon"))
         one_of("optimizer.schedule", self.schedule, ("constant", "cosine"))
         at_least(0, "optimizer", self, "lr", "warmup_steps", "final_scale", "eps", "weight_decay", "clip_norm")
+        if self.precision and self.precision.moments == "bfloat16":
+            for field in ("beta1", "beta2"):
+                _check_decay(field, getattr(self, field))
+
+
+def _check_decay(field: str, beta: float) -> None:
+    """Refuses a moment that its 8 significant bits keep from ever falling: beta times it rounds back to it."""
+    if 1 - beta < 2**-8:
+        raise ValueError(
+            f"optimizer.{field} is {beta} and precision.moments 'bfloat16', which rounds so slow a decay away; lower "
+            f"the first to {1 - 2**-8} or less, or keep moments in 'float32'"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; -1 takes what is left."""
+
+    data: int
+    fsdp: int
+    expert: int
+    tensor: int
+    context: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +115,7 @@ class RolloutConfig:
     top_p: float
     max_tokens: int  # of a completion, from the first step on
     longer: list[LongerConfig] = dataclasses.field(default_factory=list)  # in order; none: the limit stays
+    mesh: MeshConfig | None = None  # of the same devices, while tokens are sampled; without it, the stage's
 
     def __post_init__(self):
         at_least(1, "rollout", self, "prompts", "samples", "max_tokens", why="an empty batch trains nothing")
@@ -177,6 +213,13 @@ class RaftConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class OffloadConfig:
+    """What waits in the host's memory until it is needed. Without it: nothing."""
+
+    reference: bool  # the reference policy, which is on the devices while it scores
+
+
+@dataclasses.dataclass(frozen=True)
 class BatchConfig:
     """How sequences become device batches."""
 
@@ -239,17 +282,6 @@ class LogConfig:
 
     def __post_init__(self):
         at_least(0, "log", self, "samples_every", "samples")
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """Devices along each axis; -1 takes what is left."""
-
-    data: int
-    fsdp: int
-    expert: int
-    tensor: int
-    context: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from r1jax.config.sections import (
     JoinConfig,
     LogConfig,
     MeshConfig,
+    OffloadConfig,
     OptimizerConfig,
     PpoConfig,
     RaftConfig,
@@ -94,10 +95,18 @@ class RlStage:
     mesh: MeshConfig
     ppo: PpoConfig | None = None
     raft: RaftConfig | None = None
+    offload: OffloadConfig | None = None
 
     def __post_init__(self):
         _check_stage(self)
         _check_algorithm(self)
+        if self.ppo:
+            _check_master("ppo.optimizer", self.ppo.optimizer, self.policy)
+        if self.offload and self.offload.reference and not self.grpo.kl_coef:
+            raise ValueError(
+                "offload.reference is True and grpo.kl_coef 0; without a KL there is no reference: set the first to "
+                "False, or raise the second"
+            )
         if self.rollout.prompts % self.grpo.minibatches:
             raise ValueError(
                 f"grpo.minibatches is {self.grpo.minibatches}; expected a divisor of rollout.prompts "
@@ -208,6 +217,15 @@ def _check_algorithm(stage: RlStage) -> None:
 def _check_stage(stage: TrainedStage) -> None:
     at_least(0, "config", stage, "seed")
     at_least(1, "config", stage, "steps")
+    _check_master("optimizer", stage.optimizer, stage.policy)
+
+
+def _check_master(name: str, optimizer: OptimizerConfig, policy: PolicyConfig) -> None:
+    if optimizer.precision and optimizer.precision.master and policy.param_dtype == "float32":
+        raise ValueError(
+            f"{name}.precision.master is True and policy.param_dtype 'float32'; the parameters are exact already: set "
+            "the first to False, or the second to 'bfloat16'"
+        )
 
 
 def _check_dataset_stage(stage: DatasetStage) -> None:
@@ -215,6 +233,8 @@ def _check_dataset_stage(stage: DatasetStage) -> None:
     at_least(1, "config", stage, "shards")
     if stage.rollout.longer:
         raise ValueError("rollout.longer has no use where a dataset is made, which has no steps: leave it out")
+    if stage.rollout.mesh:
+        raise ValueError("rollout.mesh has no use where a dataset is made, which trains nothing: give mesh alone")
 
 
 TrainedStage = SftStage | RlStage | RewardModelStage  # makes a checkpoint

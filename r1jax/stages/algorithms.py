@@ -22,7 +22,16 @@ from r1jax.stages import groups
 from r1jax.training.flops import forward_flops
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.ppo_step import PpoBatch, estimate, new_critic, ppo_step, targets
-from r1jax.training.state import TrainState, abstract_state, jit_update, shardings, start_state, with_shardings
+from r1jax.training.state import (
+    Critic,
+    TrainState,
+    abstract_state,
+    in_host_memory,
+    jit_update,
+    shardings,
+    start_state,
+    with_shardings,
+)
 from r1jax.training.step import PolicyBatch, RlBatch, rl_step, score, sft_step
 from r1jax.types import Array, Packed, PyTree
 
@@ -54,29 +63,49 @@ class Algorithm:
         self._policy_abstract = abstract_state(
             config.policy, self._optimizer, mesh, with_reference=config.grpo.kl_coef > 0
         )
-        self.abstract = self._policy_abstract
-        self._place = shardings(self.abstract)
+        self._offloads = config.offload is not None and config.offload.reference
+        self._announce(self._policy_abstract)
         self._score = jax.jit(functools.partial(score, config.policy, config.batch, config.rollout.temperature))
+
+    def _announce(self, abstract: TrainState) -> None:
+        """What the state is between steps; the reference waits in the hosts' memory, where the config wants it."""
+        self._at_work = abstract._replace(reference=None) if self._offloads else abstract
+        self._at_hand = abstract.reference and shardings(abstract.reference)
+        self.abstract = abstract._replace(reference=in_host_memory(abstract.reference)) if self._offloads else abstract
+        self._place = shardings(self.abstract)
 
     def start(self, params: PyTree) -> TrainState:
         """A state at step 0. Takes over `params`: they are donated."""
-        return start_state(params, self._optimizer, self._policy_abstract)
+        if not self._offloads:
+            return start_state(params, self._optimizer, self._policy_abstract)
+        reference = jax.device_put(params, self._place.reference)
+        state = start_state(params, self._optimizer, self._policy_abstract._replace(reference=None))
+        return state._replace(reference=reference)
 
-    @functools.cached_property
-    def refresh(self) -> Callable[[TrainState], TrainState]:
+    def refresh(self, state: TrainState) -> TrainState:
         """The policy becomes the reference."""
-        return self._moves(lambda state: state._replace(reference=jax.tree.map(jnp.copy, state.params)))
+        if self._offloads:
+            return state._replace(reference=jax.device_put(state.params, self._place.reference))
+        return self._refreshed(state)
 
     @functools.cached_property
-    def _count(self) -> Callable[[TrainState], TrainState]:
-        return self._moves(lambda state: state._replace(step=state.step + 1))
+    def _refreshed(self) -> Callable[[TrainState], TrainState]:
+        return jax.jit(
+            lambda state: state._replace(reference=jax.tree.map(jnp.copy, state.params)),
+            donate_argnums=0, out_shardings=self._place,
+        )  # fmt: skip
 
-    def _moves(self, change: Callable[[TrainState], TrainState]) -> Callable[[TrainState], TrainState]:
-        return jax.jit(change, donate_argnums=0, out_shardings=self._place)
+    @functools.cached_property
+    def _count(self) -> Callable[[jax.Array], jax.Array]:
+        return jax.jit(lambda step: step + 1, donate_argnums=0, out_shardings=self._place.step)
 
     def _compiled(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """`step(state, batch) -> (state, metrics)`, which takes over the state."""
-        return jit_update(step, self.abstract)
+        return jit_update(step, self._at_work)
+
+    def _reference(self, state: TrainState) -> PyTree:
+        """The reference on the devices: for as long as it is held, where it waits elsewhere."""
+        return jax.device_put(state.reference, self._at_hand) if self._offloads else state.reference
 
     def _scores(self, params: PyTree, parts: list[groups.Part], needed: bool = True) -> list[Array | None]:
         """logp_BL of each part under `params`, on the device; does not wait. Where not needed, None of each."""
@@ -87,12 +116,15 @@ class Algorithm:
     ) -> tuple[TrainState, dict[str, float]]:
         """All mini-batches and epochs over one rollout batch; metrics are means over the updates."""
         gathered = []
+        waiting = {"reference": state.reference} if self._offloads else {}
+        state = state._replace(reference=None) if self._offloads else state
         for _ in range(self._config.grpo.epochs):
             for batch in batches:
                 state, metrics = update(state, batch)
                 gathered.append(metrics)
         fetched = processes.fetch(gathered)
-        return self._count(state), {key: float(np.mean([m[key] for m in fetched])) for key in fetched[0]}
+        state = state._replace(step=self._count(state.step), **waiting)
+        return state, {key: float(np.mean([m[key] for m in fetched])) for key in fetched[0]}
 
     def _flops(self, parts: list[groups.Part], *, forwards: int, trained: int = 1) -> float:
         """Model FLOPs of `trained` networks over all epochs, and of `forwards` passes that only score."""
@@ -122,7 +154,7 @@ class Grpo(Algorithm):
         parts = groups.pack(config, batch, self._pad_id)
         stale, leashed = self.updates > 1, config.grpo.kl_coef > 0
         old = self._scores(state.params, parts, stale)  # once, before the first update moves the policy
-        ref = self._scores(state.reference, parts, leashed)
+        ref = self._scores(self._reference(state), parts, leashed)
         rewards, waited = wait(batch)
         advantages_B = groups.advantages(config, rewards)
         sampler_BL = batch.rollouts.logp_sampler_BL
@@ -143,12 +175,12 @@ class Ppo(Algorithm):
         assert ppo is not None, "the config names PPO"
         critic_optimizer = make_optimizer(ppo.optimizer, config.steps * self.updates)
 
-        def with_critic(state: TrainState) -> TrainState:
-            return state._replace(critic=new_critic(config.policy, state.params, critic_optimizer))
+        def critic_of(params: PyTree) -> Critic:
+            return new_critic(config.policy, params, critic_optimizer)
 
-        self.abstract = with_shardings(jax.eval_shape(with_critic, self._policy_abstract), mesh)
-        self._place = shardings(self.abstract)
-        self._with_critic = self._moves(with_critic)
+        critic = with_shardings(jax.eval_shape(critic_of, self._policy_abstract.params), mesh)
+        self._announce(self._policy_abstract._replace(critic=critic))
+        self._critic_of = jax.jit(critic_of, out_shardings=shardings(critic))
         self._estimate = jax.jit(functools.partial(estimate, config.policy, config.batch))
         self._targets = jax.jit(functools.partial(targets, ppo, config.grpo))
         self._update = functools.cache(
@@ -162,7 +194,8 @@ class Ppo(Algorithm):
 
     def start(self, params: PyTree) -> TrainState:
         """A state at step 0, its critic a copy of the policy with a head that says 0."""
-        return self._with_critic(super().start(params))
+        state = super().start(params)
+        return state._replace(critic=self._critic_of(state.params))
 
     def learn(self, state: TrainState, batch: groups.Sampled) -> tuple[TrainState, Learnt]:
         """One step's updates, of policy and critic."""
@@ -171,7 +204,7 @@ class Ppo(Algorithm):
         leashed = self._config.grpo.kl_coef > 0
         stale = self.updates > 1 or leashed  # the KL that is part of the reward is of the policy that sampled
         old = self._scores(state.params, parts, stale)
-        ref = self._scores(state.reference, parts, leashed)
+        ref = self._scores(self._reference(state), parts, leashed)
         foreseen = [self._estimate(state.critic.params, part.packed, part.index_BL) for part in parts]
         rewards, waited = wait(batch)
         values_BL, mask_BL = _joined(foreseen), _joined([part.index_BL >= 0 for part in parts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,7 +16,10 @@ from r1jax.data import tasks
 from r1jax.data.loader import Loader
 from r1jax.data.records import Source
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.mesh import state_shardings
+from r1jax.models.policy import abstract_variables
 from r1jax.rewards.compose import Rewards, load_rewards
+from r1jax.rollout.resharding import Placement, decode_mesh
 from r1jax.stages import graders, groups
 from r1jax.stages.algorithms import make_algorithm
 from r1jax.stages.evaluate import Evaluator
@@ -23,12 +27,14 @@ from r1jax.stages.inference import check_prompts, check_start, load_params, make
 from r1jax.stages.run import NO_FOLDERS, Run, check_stage
 from r1jax.training.flops import peak_flops
 from r1jax.training.optimizer import schedule
+from r1jax.training.state import check_host_memory
 
 
 class Inputs(NamedTuple):
     """What a config names, opened and checked. `rewards` is to be closed."""
 
     mesh: Mesh
+    decode_mesh: Mesh
     sources: list[Source]
     rewards: Rewards
     warnings: list[str]  # what the rewards say of the records
@@ -60,6 +66,10 @@ def check(config: RlStage, folders: Mapping[str, str] = NO_FOLDERS) -> None:
 def open_inputs(config: RlStage, services: graders.Makers) -> Inputs:
     """Raises ValueError where the config, a reward function, a model that one calls, or the data are bad."""
     mesh = check_stage(config)
+    sampling = decode_mesh(config.rollout.mesh, mesh)
+    state_shardings(sampling, abstract_variables(config.policy))
+    if config.offload and config.offload.reference:
+        check_host_memory("offload.reference")
     rewards = load_rewards(config.rewards, config.grading, services)
     try:
         sources = [
@@ -68,7 +78,7 @@ def open_inputs(config: RlStage, services: graders.Makers) -> Inputs:
             )
             for spec in config.data.sources.values()
         ]
-        return Inputs(mesh, sources, rewards, _check_rewards(config, sources, rewards))
+        return Inputs(mesh, sampling, sources, rewards, _check_rewards(config, sources, rewards))
     except Exception:
         rewards.close()
         raise
@@ -76,7 +86,7 @@ def open_inputs(config: RlStage, services: graders.Makers) -> Inputs:
 
 def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
     init_from = folders.get(config.init_from, config.init_from)
-    mesh, sources, rewards, warnings = open_inputs(config, graders.makers(folders))
+    mesh, sampling, sources, rewards, warnings = open_inputs(config, graders.makers(folders))
     run_.enter(rewards)
     for warning in warnings:
         run_.say(f"warning: {warning}")
@@ -91,7 +101,7 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
         shuffle=True,
         part=processes.share(config.rollout.prompts),
     )
-    engine = make_engine(config.policy, mesh, tokenizer, config.template)
+    engine = make_engine(config.policy, sampling, tokenizer, config.template)
     evaluator = run_.enter(
         Evaluator(
             config.evaluation, config.data, config.grading,
@@ -100,6 +110,7 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
         )
     )  # fmt: skip
     algorithm = make_algorithm(config, mesh, tokenizer.pad_id)
+    placement = Placement(algorithm.abstract.params, sampling)
     with jax.set_mesh(mesh):
         state, host = run_.begin(
             tokenizer, algorithm.abstract, lambda: algorithm.start(load_params(init_from, config.policy, mesh))
@@ -108,15 +119,26 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
             loader.set_state(host["loader"])
         rate = schedule(config.optimizer, config.steps * algorithm.updates)
         peak, how = peak_flops(), config.evaluation
+
+        def evaluate(**options: Any) -> dict[str, dict[str, Any]]:
+            nonlocal state
+            result, params, _ = placement.lend(state.params, functools.partial(evaluator, **options))
+            state = state._replace(params=params)
+            return result
+
         for step in run_.steps():
             began = time.perf_counter()
             if config.grpo.reference_refresh and step > 1 and (step - 1) % config.grpo.reference_refresh == 0:
                 state = algorithm.refresh(state)
-            batch = groups.sample(config, tokenizer, engine, rewards, state.params, next(loader), step)
+            sample = functools.partial(
+                groups.sample, config, tokenizer, engine, rewards, records=next(loader), step=step
+            )
+            batch, params, resharding = placement.lend(state.params, sample)
+            state = state._replace(params=params)
             sampled = time.perf_counter()
             state, learnt = algorithm.learn(state, batch)
             seconds = time.perf_counter() - sampled - learnt.waited
-            metrics = learnt.metrics | groups.figures(config, batch, learnt.rewards)
+            metrics = learnt.metrics | groups.figures(config, batch, learnt.rewards) | resharding
             metrics["time/reward_wait_s"] = learnt.waited
             metrics["time/update_s"] = seconds
             metrics["update/tokens_per_s"] = float(batch.rollouts.length_B.sum()) / seconds
@@ -126,12 +148,9 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
             run_.log(
                 step, metrics, groups.sample_rows(config, tokenizer, batch, learnt.rewards, learnt.advantages_B, step)
             )
-            run_.evaluate(
-                step,
-                lambda: evaluator(state.params, samples=how.every_samples, limit=how.every_limit, progress=False),  # noqa: B023
-            )
+            run_.evaluate(step, lambda: evaluate(samples=how.every_samples, limit=how.every_limit, progress=False))
             run_.save(step, state, {"loader": loader.state()})
-        final = evaluator(state.params, samples=how.samples, limit=how.limit, progress=True, record=run_.problems)
+        final = evaluate(samples=how.samples, limit=how.limit, progress=True, record=run_.problems)
         run_.finish(final)
 
 

@@ -1,15 +1,30 @@
-"""AdamW or Muon with clipping and a warmup schedule, from optax."""
+"""AdamW or Muon with clipping and a warmup schedule, from optax; and in which precision it remembers.
+
+Arithmetic is float32 throughout, whatever is kept between updates.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from r1jax.config import OptimizerConfig
+from r1jax.config import OptimizerConfig, PrecisionConfig
 from r1jax.types import PyTree
 
+REMEMBERED = PrecisionConfig(moments="float32", master=False)  # where a config does not say
+_MOMENTS = ("mu", "nu")  # as optax names them
 _NO_MATRIX = ("embed_VD", "head_DV", "router_DE")  # AdamW's under Muon too, as Moonlight has it
+
+
+class Mastered(NamedTuple):
+    """The optimizer's state where the parameters are roundings of exact ones."""
+
+    master: PyTree  # float32, shaped as the parameters
+    inner: PyTree  # the update rule's own state
 
 
 def schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
@@ -46,7 +61,43 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
             consistent_rms=0.2,
             muon_weight_dimension_numbers=matrices,
         )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+    return in_precision(optax.chain(optax.clip_by_global_norm(config.clip_norm), rule), config.precision or REMEMBERED)
+
+
+def in_precision(rule: optax.GradientTransformation, precision: PrecisionConfig) -> optax.GradientTransformation:
+    """`rule` as if all were float32, with moments kept in `precision.moments` and, by its wish, master copies.
+
+    Its updates are to be applied by `apply_updates`. Source: DeepSeek-V3 keeps moments in bfloat16, and gradients and
+    master copies in float32 (arXiv 2412.19437, section 3.3.3).
+    """
+
+    def init(params: PyTree) -> PyTree:
+        exact = optax.tree.cast(params, jnp.float32)
+        inner = _cast_moments(rule.init(exact), precision.moments)
+        return Mastered(exact, inner) if precision.master else inner
+
+    def update(grads: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        exact, inner = state if precision.master else (optax.tree.cast(params, jnp.float32), state)
+        updates, inner = rule.update(grads, _cast_moments(inner, "float32"), exact)
+        inner = _cast_moments(inner, precision.moments)
+        return updates, Mastered(exact, inner) if precision.master else inner
+
+    return optax.GradientTransformation(init, update)
+
+
+def apply_updates(params: PyTree, updates: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+    """(parameters, optimizer's state) after an update; where there are master copies, they move and are rounded."""
+    if not isinstance(state, Mastered):
+        return optax.apply_updates(params, updates), state
+    master = optax.apply_updates(state.master, updates)
+    return jax.tree.map(lambda exact, x: exact.astype(x.dtype), master, params), state._replace(master=master)
+
+
+def _cast_moments(state: PyTree, dtype: str) -> PyTree:
+    def cast(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if any(getattr(key, "name", None) in _MOMENTS for key in path) else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, state)
 
 
 def decayed(params: PyTree) -> PyTree:

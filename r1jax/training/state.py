@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from r1jax.config import PolicyConfig
 from r1jax.mesh import state_shardings
 from r1jax.models.policy import init_variables
 from r1jax.types import PyTree
+
+HOST_MEMORY = "pinned_host"  # the memory of a host that its devices copy from by themselves
 
 
 class Critic(NamedTuple):
@@ -50,6 +53,29 @@ def with_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
 
 def shardings(abstract: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def check_host_memory(field: str) -> None:
+    """Raises ValueError where the devices cannot read their host's memory, as the config's `field` wants it."""
+    device = jax.devices()[0]
+    kinds = [memory.kind for memory in device.addressable_memories()]
+    if HOST_MEMORY not in kinds:
+        raise ValueError(
+            f"{field} is True; a device of kind {device.device_kind!r} reads the memories {', '.join(kinds)}, and "
+            f"{HOST_MEMORY!r} is not among them: set it to False"
+        )
+
+
+def in_host_memory(abstract: PyTree) -> PyTree:
+    """`abstract`, sharded as it is, in the memory of the devices' hosts."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding.with_memory_kind(HOST_MEMORY)), abstract
+    )
+
+
+def jit_update(step: Callable[..., Any], abstract: TrainState) -> Any:
+    """`step(state, ...) -> (state, metrics)`, jitted: it takes over the state, and leaves it sharded as `abstract`."""
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings(abstract), None))
 
 
 def fresh_params(config: PolicyConfig, mesh: Mesh, seed: int) -> PyTree:

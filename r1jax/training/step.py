@@ -18,6 +18,7 @@ from r1jax.losses.logprobs import token_logprobs
 from r1jax.losses.policy_gradient import grpo_loss, normalizer
 from r1jax.losses.supervised import cross_entropy
 from r1jax.models.policy import Aux, follows, forward, forward_multi_token, head
+from r1jax.training.optimizer import apply_updates
 from r1jax.training.state import TrainState
 from r1jax.types import Array, Packed, PyTree
 
@@ -233,14 +234,18 @@ def micro_batches(packed: Packed, micro_rows: int) -> Packed:
 
 
 def accumulate(loss: Any, params: PyTree, micro: Packed) -> tuple[PyTree, dict[str, jax.Array], Aux]:
-    """Sums gradients, metrics and router loads over micro-batches of `loss(params, rows, i) -> (_, (metrics, aux))`."""
+    """Sums gradients, metrics and router loads over micro-batches of `loss(params, rows, i) -> (_, (metrics, aux))`.
+
+    Gradients come and are summed in float32, whatever the parameters are: a bfloat16 sum stops growing when it is 256
+    times what is added.
+    """
 
     def one(rows: Packed, i: Array) -> tuple[PyTree, dict[str, jax.Array], Aux]:
         def of(trained: PyTree):
             return loss({"params": trained, "router": params["router"]}, rows, i)
 
         grads, (metrics, aux) = jax.grad(of, has_aux=True)(params["params"])
-        return grads, metrics, aux
+        return optax.tree.cast(grads, jnp.float32), metrics, aux
 
     count = micro.tokens_RT.shape[0]
     if count == 1:
@@ -272,7 +277,8 @@ def apply_gradients(
     updates, opt_state = optimizer.update(grads, state.optimizer, state.params["params"])
     if "mtp" in updates and not _mtp_is_trained(state.params["router"], aux):
         updates = updates | {"mtp": jax.tree.map(jnp.zeros_like, updates["mtp"])}
-    params = {"params": optax.apply_updates(state.params["params"], updates), "router": state.params["router"]}
+    weights, opt_state = apply_updates(state.params["params"], updates, opt_state)
+    params = {"params": weights, "router": state.params["router"]}
     metrics["grad_norm"] = optax.tree.norm(grads)
     if aux.load_NE.shape[0]:
         load_NE = aux.load_NE.astype(jnp.float32)
