@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from r1jax import processes
 from r1jax.config import PolicyConfig
 from r1jax.mesh import activation_sharding, batch_multiple, constrain, replicated
 from r1jax.models.attention import DecodeStep, LayerCache
@@ -167,7 +168,8 @@ class Engine:
         self._stop_ids, self._pad_id = np.asarray(sorted(stop_ids), np.int32), pad_id
         by_prompt, by_sequence = activation_sharding(mesh, "P"), activation_sharding(mesh, "B")
         whole = replicated(mesh)
-        inputs = (None, by_prompt, by_prompt, by_sequence, whole, whole)
+        self._places = (by_prompt, by_prompt, by_sequence, whole, whole)
+        inputs = (None, *self._places)
         static = (6, 7)  # sampling, pad_id
         self._rollout = jax.jit(
             functools.partial(rollout, config), static_argnums=static, in_shardings=inputs, out_shardings=by_sequence
@@ -189,7 +191,7 @@ class Engine:
         """Samples `len(seed_B) // len(prompts)` completions of each prompt.
 
         Args:
-          variables: the policy's, on the mesh.
+          variables: the policy's, on the mesh. Where that spans several processes, each gives the same arguments.
           prompts: token ids; at least one each.
           seed_B: uint32, one a sequence, in prompt order.
 
@@ -198,11 +200,26 @@ class Engine:
         """
         sampling = Sampling(temperature, top_k, top_p, max_tokens)
         arrays = self._arrays(prompts, seed_B, sampling)
+        placed = map(processes.place, self._places, arrays)
         with jax.set_mesh(self._mesh):
-            out = self._rollout(variables, *arrays, _program(sampling), self._pad_id)
-        tokens, logp, length, finished = (np.asarray(x)[: len(seed_B)] for x in jax.device_get(out))
-        prompt_PL, length_P = arrays[0][: len(prompts)], arrays[1][: len(prompts)]
+            out = self._rollout(variables, *placed, _program(sampling), self._pad_id)
+        tokens, logp, length, finished = (x[: len(seed_B)] for x in processes.fetch(out))
+        copies = readings(len(prompts), len(seed_B) // len(prompts), batch_multiple(self._mesh))
+        prompt_PL, length_P = (x[: len(prompts) * copies : copies] for x in arrays[:2])
         return Rollouts(prompt_PL, length_P, tokens, length, logp, finished)
+
+    def lower(
+        self, variables: PyTree, prompts: int, slots: int, samples: int, *, top_k: int, top_p: float, max_tokens: int
+    ) -> jax.stages.Lowered:
+        """The program of `generate` for so many prompts, padded to `slots` tokens, from shapes: nothing is computed."""
+        ways = batch_multiple(self._mesh)
+        copies = readings(prompts, samples, ways)
+        rows = -(-prompts * copies // ways) * ways
+        shapes = (((rows, slots), np.int32), ((rows,), np.int32), ((rows * samples // copies,), np.uint32))
+        arrays = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+        program = Sampling(0.0, top_k, top_p, max_tokens)
+        with jax.set_mesh(self._mesh):
+            return self._rollout.lower(variables, *arrays, self._stop_ids, np.float32(1.0), program, self._pad_id)
 
     def stream(
         self,
@@ -249,14 +266,29 @@ class Engine:
                 f"prompt {lengths.index(longest)} has {longest} tokens and max_tokens is {sampling.max_tokens}; "
                 f"together they exceed policy.context ({self._config.context}): shorten the prompt or lower max_tokens"
             )
-        missing = -len(prompts) % batch_multiple(self._mesh)
-        prompt_PL = np.full((len(prompts) + missing, bucket(longest)), self._pad_id, np.int32)
-        for row, prompt in zip(prompt_PL, prompts, strict=False):
-            row[: len(prompt)] = prompt
-        length_P = np.asarray(lengths + [1] * missing, np.int32)
-        extra = missing * (len(seed_B) // len(prompts))
+        ways, group = batch_multiple(self._mesh), len(seed_B) // len(prompts)
+        copies = readings(len(prompts), group, ways)
+        missing = -len(prompts) * copies % ways
+        prompt_PL = np.full((len(prompts) * copies + missing, bucket(longest)), self._pad_id, np.int32)
+        for i, prompt in enumerate(prompts):
+            prompt_PL[i * copies : (i + 1) * copies, : len(prompt)] = prompt
+        length_P = np.asarray([n for n in lengths for _ in range(copies)] + [1] * missing, np.int32)
+        extra = missing * group // copies
         seeds = np.concatenate([np.asarray(seed_B, np.uint32), np.zeros(extra, np.uint32)])
         return prompt_PL, length_P, seeds, self._stop_ids, np.float32(sampling.temperature)
+
+
+def readings(prompts: int, samples: int, ways: int) -> int:
+    """How often a prompt is read, each time for an equal part of its samples.
+
+    Once, unless the sequences are split over more devices than there are prompts: then as often as leaves the fewest
+    sequences that only fill up the batch.
+    """
+
+    def decoded(copies: int) -> int:
+        return -(-prompts * copies // ways) * ways * (samples // copies)
+
+    return min((n for n in range(1, samples + 1) if samples % n == 0), key=decoded)
 
 
 def bucket(length: int) -> int:
