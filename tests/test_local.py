@@ -16,6 +16,7 @@ import pytest
 import smoke_run
 
 import r1jax
+from r1jax.data.dataset import DROPPED, read_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tpu_scripts" / "local.sh"
@@ -38,7 +39,7 @@ def started(count: int, workdir: Path, *flags: str, devices: int = 1) -> subproc
 
 
 def data() -> list[str]:
-    return [f"--config.stages.{name}.data.data_dir={smoke_run.DATA_DIR}" for name in ("base", "zero")]
+    return [f"--config.stages.{name}.data.data_dir={smoke_run.DATA_DIR}" for name in ("base", "zero", "made")]
 
 
 def run(count: int, workdir: Path, *flags: str, devices: int = 1) -> dict:
@@ -65,6 +66,14 @@ def same(one: Path, other: Path) -> None:
         [row["completion"] for row in smoke_run.rows(folder / "zero" / "samples.jsonl")] for folder in (one, other)
     ]
     assert texts[0] == texts[1]
+    assert dataset(one) == dataset(other)
+
+
+def dataset(workdir: Path) -> list[dict]:
+    """What the last stage made, kept and dropped, but for where its checkpoint was."""
+    rows = [*read_dataset(workdir / "made"), *read_dataset(workdir / "made", DROPPED)]
+    assert len(rows) >= 32
+    return [row | {"checkpoint": ""} for row in rows]
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -142,7 +151,7 @@ def restored(workdir: Path) -> None:
         for file in (copy / "result.json", copy / "zero" / "result.json"):
             file.unlink()
         subprocess.run(["rm", "-r", copy / "zero" / "checkpoints" / "3"], check=True)
-        said = run(1, copy, devices=devices)
+        said = run(1, copy, devices=devices)  # the dataset is finished already, and left alone
         assert said["stages"]["zero"]["arithmetic:test"]["n"] == 8
         assert figures(copy, "zero")[:2] == figures(workdir, "zero")[:2]
         assert figures(copy, "zero")[2] == pytest.approx(figures(workdir, "zero")[2], rel=1e-5, abs=1e-5)
