@@ -104,7 +104,7 @@ def _outcome(run: Verb, words: str) -> tuple[int, str]:
         print("\nInterrupted. The same command resumes from the last checkpoint.", file=sys.stderr)
         return INTERRUPTED, ""
     except processes.Preempted as notice:
-        print(f"\n{notice}. The same command goes on from there.", file=sys.stderr)
+        processes.say(f"\n{notice}. The same command goes on from there.")
         return TERMINATED, ""
     except Unmet as no:
         return FAILED, json.dumps(no.result)
