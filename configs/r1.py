@@ -10,8 +10,8 @@ Source: arXiv 2501.12948, v1 and v2 with its appendices. What it does not say, o
 
 - Its data are not published: the problems are the reader's own, mixed by the paper's counts.
 - It counts updates; a step here is one rollout of 8,192 completions and the 16 updates it is cut into.
-- It does not give AdamW's betas, decay or warmup: those are DeepSeek-V3's pretraining's, without warmup; nor R1-Zero's
-  clip: it is the first RL stage's; nor the number of that stage's updates: as many as of the last one.
+- It does not give AdamW's betas, decay, precision or warmup: those are DeepSeek-V3's pretraining's, without warmup; nor
+  R1-Zero's clip: it is the first RL stage's; nor the number of that stage's updates: as many as of the last one.
 - The last RL stage is two stages, for general requests and preferences come in only for its last 400 updates. The
   second begins with fresh moments of AdamW; the reference would have been replaced by then anyway.
 - SFT rows are packed to 32,768 tokens, so a batch of 128 rows holds more samples than 128. Its steps are two epochs at
@@ -92,7 +92,7 @@ def grading() -> dict:
 def adamw(lr: float, schedule: str) -> dict:
     return dict(
         rule="adamw", lr=lr, warmup_steps=0, schedule=schedule, final_scale=0.1, beta1=0.9, beta2=0.95, eps=1e-8,
-        weight_decay=0.1, clip_norm=1.0,
+        weight_decay=0.1, clip_norm=1.0, precision=dict(moments="bfloat16", master=True),
     )  # fmt: skip
 
 
@@ -311,6 +311,7 @@ def distilled(student: str) -> ConfigDict:
     config.policy = importlib.import_module(f"configs.models.{shape}").get_config()
     config.mtp_coef = 0.0
     config.router.update(bias_rate=0.0, balance_coef=0.0)
+    config.optimizer.precision = None  # its parameters are float32
     config.mesh = dict(data=2, fsdp=32, expert=1, tensor=1, context=16)
     return config
 

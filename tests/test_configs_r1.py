@@ -118,3 +118,15 @@ def test_benchmarks(stages):
         assert evaluation.samples == 64 == benchmarks.MAJORITY and evaluation.limit == 0
     with pytest.raises(ValueError, match=r"aime24, math500 have \[16, 64\] samples"):
         benchmarks.evaluation("aime24", "math500", every=0, batch=1)
+
+
+def test_precision_is_that_of_the_base_pretraining(stages):
+    """arXiv 2412.19437, section 3.3.3: moments in bfloat16, master copies in float32. Students are float32."""
+    for name, stage in stages.items():
+        if not hasattr(stage, "optimizer"):
+            continue
+        if name == "distilled":
+            assert stage.optimizer.precision is None and stage.policy.param_dtype == "float32"
+        else:
+            assert stage.policy.param_dtype == "bfloat16"
+            assert (stage.optimizer.precision.moments, stage.optimizer.precision.master) == ("bfloat16", True)
