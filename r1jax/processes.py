@@ -102,13 +102,23 @@ def _in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def start(where: Position | None) -> None:
-    """Joins the run's processes. Must come before anything that asks JAX for its devices."""
+    """Joins the run's processes. Must come before anything that asks JAX for its devices.
+
+    Raises:
+      ValueError: this is a TPU host or a Slurm step, but where the others are cannot be found out.
+    """
     if where is None:
         return
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `heed_notices` heeds
     limits: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": SHUTDOWN_S}
     if where == BY_JAX:
-        jax.distributed.initialize(**limits)
+        try:
+            jax.distributed.initialize(**limits)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise ValueError(
+                f"the other processes of this TPU slice or Slurm step were not found ({error}); give --coordinator, "
+                "--processes and --process, on a single host --coordinator=127.0.0.1:8476 --processes=1 --process=0"
+            ) from error
     else:
         jax.distributed.initialize(*where, cluster_detection_method="deactivate", **limits)
 

@@ -46,6 +46,17 @@ def test_a_host_with_chips_and_their_library_asks_jax(monkeypatch, tmp_path):
     assert position(None, None, None, {}) is None
 
 
+def test_a_cluster_that_jax_does_not_find_is_named(monkeypatch):
+    def fails(**limits):
+        assert limits["heartbeat_timeout_seconds"] < 60
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(processes.jax.distributed, "initialize", fails)
+    monkeypatch.setattr(processes.jax.config, "update", lambda *_: None)
+    with pytest.raises(ValueError, match=r"not found \(coordinator_address should be.*--processes=1 --process=0"):
+        processes.start(BY_JAX)
+
+
 def test_flags_come_before_the_environment():
     assert position("h:1", 2, 1, LAUNCHER | SLURM) == Position("h:1", 2, 1)
 
