@@ -1,4 +1,4 @@
-"""Runs an experiment config, a stage or a pipeline; run again with the same --workdir, it resumes.
+"""Runs an experiment config, a stage, a pipeline or a sweep; run again with the same --workdir, it resumes.
 
 python -m r1jax.main --config=configs/r1_zero_tiny.py --workdir=runs/zero [--config.seed=1 ...]
 
@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from r1jax import command, pipeline, processes
+from r1jax import command, pipeline, processes, sweep
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any key is set as --config.a.b=v.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT of the first.")
@@ -27,7 +27,8 @@ flags.mark_flag_as_required("config")
 def main(_: list[str]) -> dict[str, Any]:
     processes.start(processes.position(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, os.environ))
     processes.heed_notices()
-    return pipeline.run(_CONFIG.value, _WORKDIR.value)
+    room = sweep if _CONFIG.value.get("stage") == "sweep" else pipeline
+    return room.run(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ FLOORS = (  # rooms of one floor do not import each other, but for those in NEIG
     ("rollout", "training"),
     ("stages",),
     ("pipeline", "report_stages", "report_figures", "report_html"),
+    ("sweep",),
     ("main", "generate", "evaluate", "pairs", "convert", "aot", "report", "command"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
