@@ -8,8 +8,10 @@ home of what runs there; `state` holds the queued resource's state, `fails` the 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CLOUD = Path(os.environ["FAKE_CLOUD"])
@@ -37,12 +39,19 @@ def create(names: list[str], options: dict[str, str]) -> int:
 
 def describe(names: list[str], options: dict[str, str]) -> int:
     assert options["format"] == "value(state.state)"
+    if not (CLOUD / "state").exists():
+        print("ERROR: (gcloud) NOT_FOUND: no such queued resource", file=sys.stderr)
+        return 1
     print((CLOUD / "state").read_text())
     return 0
 
 
 def delete(names: list[str], options: dict[str, str]) -> int:
-    shutil.rmtree(CLOUD / "hosts" / names[0])
+    for file in (CLOUD / "hosts" / names[0]).glob("*/runs/*.pid"):
+        process = Path("/proc") / file.read_text().strip()
+        if process.is_dir() and str(CLOUD) in os.readlink(process / "cwd"):
+            os.kill(int(process.name), signal.SIGKILL)
+    (CLOUD / "hosts" / names[0]).rename(CLOUD / f"deleted-{time.time_ns()}")  # what was killed may still be writing
     (CLOUD / "state").unlink()
     return 0
 

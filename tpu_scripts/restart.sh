@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Watches a run until it is finished. A slice that was taken back is asked for anew, set up, and the run launched again;
-# a run that ended too early is launched again, too. It goes on from its last checkpoint, so keep the workdir in a bucket.
+# Watches a run until it is finished. A slice that is not there, or was taken back, is asked for, set up, and the run
+# launched; a run that ended too early is launched again, too. It goes on from its last checkpoint, so keep the workdir
+# in a bucket.
 #
 #   tpu_scripts/restart.sh --project=P --zone=Z --name=N --type=T --runtime=V --bucket=B \
 #     --config=configs/NAME.py --workdir=bucket/runs/NAME [--spot] [options] [-- FLAGS]
@@ -45,11 +46,9 @@ again() {
   "${launch[@]}"
 }
 
+# renew STATE: && because `set -e` does not hold in a function whose outcome is asked for.
 renew() {
-  "$here/delete.sh" "${slice[@]}"
-  "${create[@]}"
-  "${setup[@]}"
-  "${launch[@]}"
+  { [[ $1 == GONE ]] || "$here/delete.sh" "${slice[@]}"; } && "${create[@]}" && "${setup[@]}" && "${launch[@]}"
 }
 
 if [[ -n $dry_run ]]; then
@@ -59,14 +58,18 @@ if [[ -n $dry_run ]]; then
   run_state
   note "  finished, or exited 2 (bad input): that is all; exited otherwise, or none:"
   again
-  note "if it says SUSPENDED or FAILED:"
-  renew
+  note "if it says SUSPENDED or FAILED (without the first command, if there is no such slice):"
+  renew SUSPENDED
   exit 0
 fi
 
 failed=0
+errors=$(mktemp)
+trap 'rm -f "$errors"' EXIT
 while true; do
-  now=$(slice_state) || now=unknown
+  now=$(slice_state 2>"$errors") || {
+    if grep -q NOT_FOUND "$errors"; then now=GONE; else now=unknown && cat "$errors" >&2; fi
+  }
   case $now in
     ACTIVE)
       run_now=$(run_state) || run_now=unreachable # a slice on its way out: the next look says so
@@ -90,9 +93,9 @@ while true; do
           ;;
       esac
       ;;
-    SUSPENDED | FAILED)
+    SUSPENDED | FAILED | GONE)
       note "$(date -u +%H:%M:%S) $name: $now"
-      renew || note "$name: not renewed; again in $poll s"
+      renew "$now" || note "$name: not renewed; again in $poll s"
       ;;
   esac
   sleep "$poll"

@@ -15,6 +15,7 @@ install() {
   python3 -m pip install --quiet --user --upgrade uv
   [[ -x $VENV/bin/python ]] || python3 -m uv venv --quiet --python 3.12 "$VENV"
   python3 -m uv pip install --quiet --python "$VENV/bin/python" -e "${CODE}[tpu,hf]"
+  cd "$CODE"
   "$VENV/bin/python" -c 'import jax, r1jax; print(f"jax {jax.__version__}")'
   if [[ -n $bucket ]]; then mount_bucket "$bucket"; fi
 }
