@@ -174,8 +174,8 @@ def f5(run: Recipe) -> list[Row]:
 
 def f6(run: Recipe) -> list[Row]:
     """From reasoning RL, which knows no general requests, to the last policy."""
-    names, last = ("reasoning", "sft2", "all", "general"), "general"
-    names = tuple(name for name in names if name in run.problems)
+    last = "general"
+    names = ("reasoning", *(name for name in ("sft2", "all") if name in run.problems), last)
     kept = dict(zip(names, map(accuracy, run.paired(names)), strict=True))
     rows = [Row(f"{name}, arithmetic pass@1", "share", kept[name]) for name in names]
     cost = difference(kept[last], kept["reasoning"])

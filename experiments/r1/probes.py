@@ -23,7 +23,7 @@ from r1jax.stages.inference import ONE_DEVICE
 from r1jax.stages.scoring import Scorer, open_scorer
 from r1jax.training.checkpoint import Checkpoints
 
-BUDGETS = Budgets(thinking=(4, 8, 16, 24, 32, 40), answer_tokens=16, extensions=0)
+BUDGETS = Budgets(thinking=(4, 8, 16, 24, 32, 48), answer_tokens=16, extensions=0)
 ROOM = 16  # tokens of the words that ask for the answer, at most
 PROBLEMS, SAMPLES = 100, 4  # of the curve over budgets
 ADVICE = "general_advice:test"  # questions that the reward models know
