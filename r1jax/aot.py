@@ -68,7 +68,7 @@ def main(_: list[str]) -> dict[str, Any]:
     devices = topology(_TOPOLOGY.value, _SLICES.value)
     program = PROGRAMS[_PROGRAM.value][1](stage, mesh_of(stage, _PROGRAM.value, devices))
     compiled = compile_program(program, hbm_limit(devices))
-    report = figures(program, compiled, parameter_count(stage.policy))
+    report = figures(program, compiled, parameter_count(stage.policy), _SLICES.value)
     result = {"config": stage.stage, "program": _PROGRAM.value, "topology": _TOPOLOGY.value, "slices": _SLICES.value}
     show(result | report)
     if not report["fits"]:
@@ -163,9 +163,9 @@ def _dumped(folder: str, name: str) -> str:
     return max(found, key=lambda path: path.stat().st_size).read_text()
 
 
-def figures(program: Program, compiled: Compiled, parameters: tuple[int, int]) -> dict[str, Any]:
+def figures(program: Program, compiled: Compiled, parameters: tuple[int, int], slices: int) -> dict[str, Any]:
     """The verb's result: sizes in bytes a chip, FLOPs of all chips together."""
-    sent = hlo.collectives(compiled.text)
+    sent = hlo.collectives(compiled.text, program.mesh.size // slices)
     arrays = hlo.buffers(compiled.assignment, compiled.text, LARGE)
     memory = compiled.memory
     kinds = sorted({x.kind for x in sent})
@@ -181,6 +181,7 @@ def figures(program: Program, compiled: Compiled, parameters: tuple[int, int]) -
         "over": max(0, memory["total"] - memory["limit"]),
         "model_flops": program.flops,
         "sent": {kind: sum(x.bytes for x in sent if x.kind == kind) for kind in kinds},
+        "sent_between_slices": sum(x.bytes for x in sent if x.crosses),
         "collectives": [x._asdict() for x in sent],
         "arrays": [x._asdict() for x in arrays],
         "compile_s": round(compiled.seconds, 1),

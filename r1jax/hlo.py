@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 # Bytes a device sends, of the bytes that the operation gives (or, of a reduce-scatter, takes), by group size g.
 _SENT = {
     "all-gather": lambda g: (g - 1) / g,
@@ -42,6 +44,7 @@ class Collective(NamedTuple):
     group: int  # devices that take part
     count: int  # times a run of the program
     bytes: int  # that a device sends, over all of those
+    crosses: bool  # from one slice to another
     open_ended: bool  # inside a loop whose length is known at run time only: `count` and `bytes` are of one pass
     source: str  # where in the model
 
@@ -55,10 +58,13 @@ class Buffer(NamedTuple):
     source: str  # where in the model
 
 
-def collectives(text: str) -> list[Collective]:
+def collectives(text: str, per_slice: int) -> list[Collective]:
     """What a program sends, loops counted as often as they run; the largest first.
 
     A collective that is split into start and done counts once. Sizes are of unpadded arrays.
+
+    Args:
+      per_slice: devices of a slice; they are numbered slice by slice.
     """
     found: collections.Counter = collections.Counter()
     sources: dict[tuple, str] = {}
@@ -67,13 +73,17 @@ def collectives(text: str) -> list[Collective]:
         kind = operation.code.removesuffix("-start")
         if kind not in _SENT:
             continue
-        group, given = _group_size(operation.rest), _moved(kind, operation)
-        key = (kind, _plain(operation), group, int(_SENT[kind](group) * given), open_ended)
+        groups = _groups(operation.rest)
+        size = len(groups[0])
+        crosses = any(len({device // per_slice for device in group}) > 1 for group in groups)
+        sent = int(_SENT[kind](size) * _moved(kind, operation, size))
+        key = (kind, _plain(operation), size, sent, crosses, open_ended)
         found[key] += times
         sources.setdefault(key, _source(operation.rest))
     every = [
-        Collective(kind, shape, group, count, count * sent, open_ended, sources[kind, shape, group, sent, open_ended])
-        for (kind, shape, group, sent, open_ended), count in found.items()
+        Collective(kind, shape, size, count, count * sent, crosses, open_ended, sources[key])
+        for key, count in found.items()
+        for kind, shape, size, sent, crosses, open_ended in [key]
     ]
     return sorted(every, key=lambda x: -x.bytes)
 
@@ -161,13 +171,13 @@ def _bits(kind: str) -> int:
     return int(digits[1]) if digits else 0
 
 
-def _moved(kind: str, operation: Operation) -> int:
+def _moved(kind: str, operation: Operation, group: int) -> int:
     """The bytes that `_SENT` speaks of."""
     shapes = _arrays(operation.shape)
     if operation.code.endswith("-start") and kind in ("all-gather", "collective-permute"):
         shapes = shapes[1:2] if not operation.shape.startswith("((") else shapes[len(shapes) // 2 :]
     size = sum(map(bytes_of, shapes))
-    return size * _group_size(operation.rest) if kind == "reduce-scatter" else size
+    return size * group if kind == "reduce-scatter" else size
 
 
 def _arrays(shape: str) -> list[str]:
@@ -186,16 +196,37 @@ def _bare(shape: str) -> str:
     return re.sub(r"\{[^}]*\}", "", shape)
 
 
-def _group_size(rest: str) -> int:
-    """Devices of a group: of a mesh's axes, `[groups,size]<=[...]` or `{{0,1},{2,3}}`; a permute's pairs are 2."""
+def _groups(rest: str) -> list[list[int]]:
+    """Devices that exchange among themselves: of a permute its pairs, else those of one group, as all are alike.
+
+    Groups are written by a mesh's axes, as `[groups,size]<=[...]T(...)`, or one by one.
+    """
+    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", rest):
+        return [[int(a), int(b)] for a, b in re.findall(r"(\d+),(\d+)", pairs[1])]
     if by_axes := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", by_axes[1]))
-        parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", by_axes[2])  # an axis, or a part of one: (before it)size
-        return math.prod(int(part or sizes[axis]) for axis, part in parts)
-    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", rest):
-        return int(iota[1])
+        return [_along(by_axes[1], by_axes[2])]
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
+        dims = [int(n) for n in iota[2].split(",")]
+        order = [int(n) for n in iota[3].split(",")] if iota[3] else range(len(dims))
+        numbers = np.arange(math.prod(dims)).reshape(dims).transpose(order)
+        return [numbers.reshape(-1)[: int(iota[1])].tolist()]
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
-    return len(listed[1].split(",")) if listed else 2
+    return [[int(n) for n in listed[1].split(",")]] if listed else [[0, 1]]
+
+
+def _along(mesh: str, axes: str) -> list[int]:
+    """The devices of the first group of `mesh['a'=2,'b'=8] {'b'}`; `'b':(2)4` is a part of b, behind one of 2."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    strides, stride = {}, 1
+    for name in reversed(sizes):
+        strides[name] = stride
+        stride *= sizes[name]
+    devices = np.zeros(1, int)
+    for name, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
+        size = int(part or sizes[name])
+        step = strides[name] * (sizes[name] // (int(before or 1) * size))
+        devices = (devices[:, None] + step * np.arange(size)).reshape(-1)
+    return devices.tolist()
 
 
 def _source(rest: str) -> str:

@@ -53,7 +53,7 @@ def limit() -> int:
 
 def report(config: AnyStage) -> dict[str, Any]:
     program = PROGRAMS["sft_step"][1](config, aot.mesh_of(config, "sft_step", chips()))
-    return aot.figures(program, aot.compile_program(program, limit()), parameter_count(config.policy))
+    return aot.figures(program, aot.compile_program(program, limit()), parameter_count(config.policy), slices=1)
 
 
 @functools.cache

@@ -86,7 +86,7 @@ ENTRY %main (p: bf16[2,8]) -> f32[] {
 
 
 def found(kind: str) -> list[hlo.Collective]:
-    return [x for x in hlo.collectives(PROGRAM) if x.kind == kind]
+    return [x for x in hlo.collectives(PROGRAM, 8) if x.kind == kind]
 
 
 def test_a_ring_inside_a_layer_is_counted_for_each_step_of_each_layer():
@@ -114,6 +114,29 @@ def test_an_axis_may_be_split_and_a_tuple_is_the_sum_of_its_arrays():
 def test_a_reduce_scatter_sends_what_it_takes_not_what_it_gives():
     (scatter,) = found("reduce-scatter")
     assert (scatter.group, scatter.bytes) == (4, 3 * (3 * 4 * 4))
+
+
+@pytest.mark.parametrize(
+    ("written", "groups"),
+    [
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}", [[0, 1, 2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}", [[0, 4]]),
+        ("replica_groups=mesh['a'=2,'b'=8] {'a','b':(2)4}", [[0, 1, 2, 3, 8, 9, 10, 11]]),
+        ("replica_groups=mesh['b'=8] {'b':(1)2}", [[0, 4]]),
+        ("replica_groups=[2,4]<=[8]", [[0, 1, 2, 3]]),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", [[0, 4]]),
+        ("replica_groups={{0,5},{1,4}}", [[0, 5]]),
+        ("source_target_pairs={{0,1},{1,0}}, channel_id=4", [[0, 1], [1, 0]]),
+    ],
+)
+def test_groups_as_they_are_written(written, groups):
+    assert hlo._groups(f"%x), channel_id=1, {written}, dimensions={{0}}") == groups
+
+
+def test_what_crosses_slices():
+    crossing = {x.kind for x in hlo.collectives(PROGRAM, 8) if x.crosses}
+    assert crossing == {"all-reduce"}, "of devices 0, 1, 2, 3, 8, ..."
+    assert {x.kind for x in hlo.collectives(PROGRAM, 1)} == {x.kind for x in hlo.collectives(PROGRAM, 1) if x.crosses}
 
 
 @pytest.mark.parametrize(
