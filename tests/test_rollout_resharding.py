@@ -48,12 +48,12 @@ def test_lent_and_taken_back_nothing_is_changed(training, sampling):
     train = mesh(**training)
     decode = decoding(train, **sampling)
     abstract, weights = params(train)
-    given = jax.tree.leaves(weights)
+    given, same = jax.tree.leaves(weights), tiny.variables(CONFIG)
 
     def use(lent):
         for got, wanted in zip(*map(jax.tree.leaves, (lent, state_shardings(decode, abstract))), strict=True):
             assert got.sharding.is_equivalent_to(wanted, got.ndim)
-        jax.tree.map(np.testing.assert_array_equal, lent, tiny.variables(CONFIG))
+        jax.tree.map(np.testing.assert_array_equal, lent, same)
         moved = [leaf for leaf, now in zip(given, jax.tree.leaves(lent), strict=True) if leaf is not now]
         assert moved and all(leaf.is_deleted() for leaf in moved), "there is one copy at any time"
         return "used"
@@ -63,7 +63,7 @@ def test_lent_and_taken_back_nothing_is_changed(training, sampling):
     assert result == "used" and figures.keys() == {"reshard/bytes", "time/reshard_s"}
     for got, wanted in zip(*map(jax.tree.leaves, (back, abstract)), strict=True):
         assert got.sharding.is_equivalent_to(wanted.sharding, got.ndim)
-    jax.tree.map(np.testing.assert_array_equal, back, tiny.variables(CONFIG))
+    jax.tree.map(np.testing.assert_array_equal, back, same)
 
 
 @pytest.mark.parametrize("sampling", [None, dict(data=8)])
@@ -79,8 +79,8 @@ def test_where_layouts_are_the_same_nothing_happens(sampling):
 def test_bytes_by_hand():
     """float32 [8, 4], an eighth a device, to all on each: seven rows of 16 bytes are new to each of eight devices.
 
-    The other way every device has its row already. Between halves of rows and halves of columns on two of the devices'
-    four pairs, a quarter of the array is held, and as much is new.
+    The other way every device has its row already. From halves of the rows to halves of the columns each of the eight
+    wants sixteen numbers, and holds eight of them.
     """
     fsdp, data = mesh(fsdp=8), decoding(mesh(fsdp=8), data=8)
     one, all_ = sharding("DC", (8, 4), fsdp), sharding("DC", (8, 4), data)
