@@ -26,6 +26,12 @@ Record = dict[str, str]
 LETTERS = "ABCD"
 AIME_MOST = 999  # an answer is an integer of up to three digits
 _GSM8K_ANSWER = re.compile(r"####\s*(-?[\d,]*\.?\d+)\s*$")
+_GSM8K_CALCULATION = re.compile(r"<<[^<>]*>>")
+SOLVED = {  # a worked solution as a completion, by the template that it is to be learnt in
+    "plain": " {work} The answer is {answer}.",
+    "r1_zero": " <think> {work} </think> <answer> {answer} </answer>",
+    "r1": " <think> {work} </think> The answer is {answer}.",
+}
 _CHOICES = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 _FROM_STDIN = (
     "Write a Python program that reads its input from standard input and prints the answer. End with the whole "
@@ -39,6 +45,20 @@ class Published:
     """Parameters of a published set of problems."""
 
     instruction: str = ""  # put after each question, on a line of its own: the form the answer is wanted in
+
+
+@dataclasses.dataclass(frozen=True)
+class Solutions:
+    """Parameters of GSM8K's solutions as completions to learn."""
+
+    template: str = "r1_zero"  # a key of `SOLVED`
+
+    def __post_init__(self):
+        if self.template not in SOLVED:
+            raise ValueError(
+                f"data.source['gsm8k_solutions'].kwargs.template is {self.template!r}; expected one of "
+                f"{', '.join(SOLVED)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +85,20 @@ def gsm8k(paths: Sequence[Path], parameters: Published) -> Iterator[Record]:
             raise ValueError(f"{path} line {line}: field 'answer' does not end in '#### NUMBER'")
         answer, solution = found[1].replace(",", ""), row["answer"]
         yield {"question": _asked(row["question"], parameters), "answer": answer, "solution": solution}
+
+
+def gsm8k_solutions(paths: Sequence[Path], parameters: Solutions) -> Iterator[Record]:
+    """GSM8K with the published solution as `completion`, on one line, without the calculator's annotations."""
+    for row in gsm8k(paths, Published()):
+        steps = _GSM8K_CALCULATION.sub("", row["solution"]).split("\n")[:-1]
+        work = " ".join(" ".join(steps).split())
+        completion = SOLVED[parameters.template].replace("{work}", work).replace("{answer}", row["answer"])
+        yield {
+            "question": row["question"],
+            "answer": row["answer"],
+            "template": parameters.template,
+            "completion": completion,
+        }
 
 
 def math500(paths: Sequence[Path], parameters: Published) -> Iterator[Record]:

@@ -25,7 +25,7 @@ from absl import logging
 
 from r1jax.data import arithmetic, benchmarks, documents, records, templates
 from r1jax.data.arithmetic import Arithmetic
-from r1jax.data.benchmarks import CodeContests, Published
+from r1jax.data.benchmarks import CodeContests, Published, Solutions
 from r1jax.data.documents import Mixture
 from r1jax.data.records import Records, build_parameters
 
@@ -155,6 +155,15 @@ class Gsm8kBuilder(PublishedBuilder):
     }
 
 
+class Gsm8kSolutionsBuilder(Gsm8kBuilder):
+    """GSM8K's solutions as completions to learn."""
+
+    name = "gsm8k_solutions"
+    FIELDS = ("question", "answer", "task", "language", "template", "completion")
+    PARAMETERS = Solutions
+    ROWS = benchmarks.gsm8k_solutions
+
+
 class Math500Builder(PublishedBuilder):
     """500 problems of MATH (Hendrycks et al. 2021; the selection is Lightman et al. 2023's)."""
 
@@ -210,6 +219,7 @@ BUILDERS: dict[str, type[RecordsBuilder]] = {
     for builder in (
         ArithmeticBuilder,
         Gsm8kBuilder,
+        Gsm8kSolutionsBuilder,
         Math500Builder,
         Aime24Builder,
         GpqaDiamondBuilder,

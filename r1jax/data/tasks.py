@@ -1,10 +1,10 @@
 """Task records by name: a question, its answer, and what its grader needs.
 
 Names are 'arithmetic', 'replies', 'general' (or one of its kinds, 'general_KIND'), 'reasoning_gym:NAME', 'jsonl:PATH',
-'samples:FOLDER', the dataset that a stage has made, and of published benchmarks 'gsm8k', 'math500', 'aime24',
-'gpqa_diamond' and 'livecodebench', which `evaluation.tasks` and `data.sources` may name alike. A record has at least
-question, answer, task and language; all its values are strings. One may have a completion to learn, and the template
-that it is to be learnt in.
+'samples:FOLDER', the dataset that a stage has made, 'gsm8k_solutions', which has completions to learn, and of published
+benchmarks 'gsm8k', 'math500', 'aime24', 'gpqa_diamond' and 'livecodebench', which `evaluation.tasks` and `data.sources`
+may name alike. A record has at least question, answer, task and language; all its values are strings. One may have a
+completion to learn, and the template that it is to be learnt in.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from r1jax.data.replies import Replies, RepliesTask
 SPLITS = {
     "arithmetic": ("train", "test"),
     "gsm8k": ("train", "test"),
+    "gsm8k_solutions": ("train", "test"),
     "math500": ("test",),
     "aime24": ("test",),
     "gpqa_diamond": ("test",),
@@ -90,8 +91,9 @@ def load(name: str, split: str, *, data_dir: str, source_dir: str, kwargs: Mappi
       data_dir: folder where prepared records are kept.
       source_dir: folder of raw files (gsm8k/train.jsonl, ..); "" downloads them.
       kwargs: parameters of the task: `builders.ArithmeticTask` for arithmetic, `RepliesTask` for replies,
-        `GeneralTask` for general, `benchmarks.CodeContests` for livecodebench, `benchmarks.Published` for the other
-        benchmarks; size, test_size, seed and its own for a reasoning-gym task; none for jsonl and samples.
+        `GeneralTask` for general, `benchmarks.CodeContests` for livecodebench, `benchmarks.Solutions` for
+        gsm8k_solutions, `benchmarks.Published` for the other benchmarks; size, test_size, seed and its own for a
+        reasoning-gym task; none for jsonl and samples.
 
     Raises:
       ValueError: name, split, parameter or raw file is missing or bad, or there are no records.
