@@ -34,6 +34,14 @@ def test_begun_with_this_config_and_no_other(tmp_path, config, tokenizer):
         workdir.has_begun(str(tmp_path), other)
 
 
+def test_a_run_may_go_on_on_another_mesh(tmp_path, config, tokenizer):
+    workdir.begin(str(tmp_path), config, tokenizer)
+    other = smoke_run.stage("base", **{"mesh.data": 1, "mesh.fsdp": -1})
+    assert other != config and workdir.has_begun(str(tmp_path), other)
+    assert workdir.read_config(str(tmp_path)) == config  # what is recorded is how it began
+    assert workdir.state(str(tmp_path), other) == (True, None)
+
+
 def test_the_config_is_written_last(tmp_path, config):
     """A kill while the tokenizer is saved leaves a folder that the next run starts afresh in."""
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -256,6 +257,70 @@ def test_sigkill_leaves_whole_steps_only(tmp_path):
         assert all((np.asarray(leaf) == step).all() for leaf in jax.tree.leaves(state))
         reader.close()
         newest = step
+
+
+SHARED = """
+    import sys
+    import jax, numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+    from r1jax import processes
+    from r1jax.training.checkpoint import Checkpoints
+
+    processes.start(processes.position(sys.argv[1], 4, int(sys.argv[2]), {}))
+    mesh = jax.make_mesh((4,), ("fsdp",))
+    value_DF = np.arange(96, dtype=np.float32).reshape(8, 12)
+    params = {
+        "split_DF": processes.place(NamedSharding(mesh, PartitionSpec("fsdp")), value_DF),
+        "whole_F": processes.place(NamedSharding(mesh, PartitionSpec()), value_DF[1]),
+    }
+    checkpoints = Checkpoints(sys.argv[3], keep=2)
+    for step in (1, 2):
+        placed = processes.place(NamedSharding(mesh, PartitionSpec()), np.int32(step))
+        checkpoints.save(step, {"params": params, "step": placed}, {"loader": b"state", "step": step})
+    checkpoints.close()
+    again = Checkpoints(sys.argv[3], keep=2)
+    assert again.latest() == 2
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
+    np.testing.assert_array_equal(processes.fetch(again.restore_params(None, abstract)["split_DF"]), value_DF)
+    again.close()
+"""
+
+
+@pytest.mark.slow
+def test_what_four_processes_save_any_number_of_devices_reads(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "XLA_FLAGS": ""}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(SHARED), address, str(here), str(tmp_path)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
+        )
+        for here in range(4)
+    ]  # fmt: skip
+    for process in running:
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    assert len(list((tmp_path / "checkpoints" / "2" / "params").glob("ocdbt.process_*"))) == 4
+    value_DF = np.arange(96, dtype=np.float32).reshape(8, 12)
+    for count, spec in ((1, ()), (2, ("fsdp",)), (8, (None, None)), (8, ("fsdp",))):
+        mesh = jax.make_mesh((count,), ("fsdp",), devices=jax.devices()[:count])
+        by = NamedSharding(mesh, PartitionSpec(*spec))
+        whole = NamedSharding(mesh, PartitionSpec())
+        wanted = {
+            "params": {
+                "split_DF": jax.ShapeDtypeStruct((8, 12), jnp.float32, sharding=by),
+                "whole_F": jax.ShapeDtypeStruct((12,), jnp.float32, sharding=whole),
+            },
+            "step": jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
+        }
+        reader = Checkpoints(tmp_path, keep=None)
+        state, host = reader.restore(2, wanted)
+        reader.close()
+        assert state["params"]["split_DF"].sharding == by and host == {"loader": b"state", "step": 2}
+        np.testing.assert_array_equal(state["params"]["split_DF"], value_DF)
+        np.testing.assert_array_equal(state["params"]["whole_F"], value_DF[1])
 
 
 def test_json_is_replaced_whole(tmp_path):
