@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from r1jax.config import PolicyConfig
 from r1jax.models.attention_blockwise import MASKED, attend_blockwise
@@ -91,7 +92,7 @@ def _dense_fwd(q_RTHC, k_RTKC, v_RTKC, mask_RTT):
     score = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32)
     score_RHTT = jnp.where(mask_RTT[:, None], score.reshape(-1, heads, length, length), MASKED)
     share = jax.nn.softmax(score_RHTT, axis=-1).astype(v.dtype).reshape(score.shape)
-    mixed = jnp.matmul(share, v)
+    mixed = checkpoint_name(jnp.matmul(share, v), "attention")
     return _unfold(mixed, heads), (q, k, v, share, mixed)
 
 

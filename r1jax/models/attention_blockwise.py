@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from r1jax.types import Array
 
@@ -70,6 +71,7 @@ def _fwd(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT):
         return (mixed / total[..., None]).astype(v_RTKC.dtype), top + jnp.log(total)
 
     mixed_JRKYC, log_sum_JRKY = jax.lax.map(of_queries, jnp.arange(first_J.shape[0]))
+    mixed_JRKYC, log_sum_JRKY = (checkpoint_name(x, "attention") for x in (mixed_JRKYC, log_sum_JRKY))
     out = _join_queries(mixed_JRKYC, q_RTHC)
     return out, (cut, mixed_JRKYC, log_sum_JRKY)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from r1jax.config import PolicyConfig
 from r1jax.models.attention import DecodeStep, KeyValue, LayerCache, Rows, attend, attend_cached
@@ -67,7 +68,7 @@ class GroupedAttention(nn.Module):
         if c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = (rotary(heads, position[..., None], c) for heads in (q, k))
-        return q * score_scale(c, c.head_dim), KeyValue(k, v)
+        return q * score_scale(c, c.head_dim), KeyValue(checkpoint_name(k, "latents"), checkpoint_name(v, "latents"))
 
     def _read(self, cache_XSW: jax.Array) -> KeyValue:
         """Keys and values [..., S, K, C] of what was kept."""

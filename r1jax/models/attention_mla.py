@@ -11,6 +11,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from r1jax.config import PolicyConfig
 from r1jax.models.attention import DecodeStep, KeyValue, LayerCache, Rows, attend, attend_cached
@@ -77,7 +78,7 @@ class LatentAttention(nn.Module):
 
     def _expanded(self, x_RTD: jax.Array, where: Rows) -> tuple[jax.Array, jax.Array]:
         q_nope, q_rope = self._queries(x_RTD, where.position_RT)
-        latent_RTW = self._latent(x_RTD, where.position_RT)
+        latent_RTW = checkpoint_name(self._latent(x_RTD, where.position_RT), "latents")
         low_RTW, k_rope_RTC = jnp.split(latent_RTW, [self.config.kv_lora_rank], axis=-1)
         k_nope = project(low_RTW, self.k_up_WHC)
         k_rope = jnp.broadcast_to(k_rope_RTC[:, :, None, :], (*k_nope.shape[:3], k_rope_RTC.shape[-1]))

@@ -59,7 +59,13 @@ class Block(nn.Module):
         return x + y, (kept, output)
 
 
-_REMAT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+# What a layer's forward pass leaves for its backward pass, beside its input; the rest is computed again.
+_REMAT = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with weights
+    "latents": jax.checkpoint_policies.save_only_these_names("latents"),  # what a cache keeps of a token
+    "attention": jax.checkpoint_policies.save_only_these_names("latents", "attention"),  # and all that is quadratic
+}
 
 
 def _block(config: PolicyConfig) -> Any:
