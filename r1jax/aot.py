@@ -8,11 +8,13 @@ the exit code is then 1.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
 from r1jax import command, hlo, pipeline
@@ -61,7 +64,6 @@ class Compiled(NamedTuple):
 
 def main(_: list[str]) -> dict[str, Any]:
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_compilation_cache", False)  # what is found there was not compiled, nor timed
     config = _CONFIG.value
     stages = pipeline.pipeline_stages(config) if config.stage == "pipeline" else {config.stage: stage_config(config)}
     stage = choose(stages, _PROGRAM.value, _STAGE.value)
@@ -124,7 +126,7 @@ def hbm_limit(devices: list) -> int:
 
 def compile_program(program: Program, limit: int) -> Compiled:
     """Compiles, and reads back what the compiler has written of the program, whether it fits or not."""
-    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(program.mesh):
+    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(program.mesh), _uncached():
         lowered = program.lower()
         began = time.perf_counter()
         memory = {"limit": limit}
@@ -145,6 +147,19 @@ def compile_program(program: Program, limit: int) -> Compiled:
         memory |= sizes(assignment)
     memory["total"] = sum(memory[key] for key in ("arguments", "outputs", "temporaries", "code"))
     return Compiled(memory, text, assignment, seconds)
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """What is found in the cache of compiled programs was not written out, nor timed."""
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # it has noted whether it is to be used
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def sizes(assignment: str) -> dict[str, int]:
