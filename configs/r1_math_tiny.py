@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from configs import cold_start_tiny, r1_zero_tiny, rejection_tiny, reward_model_tiny
 
 VOCABULARY = 1024
-CONTEXT, ROW, TOKENS = 1024, 512, 128
+CONTEXT, ROW, TOKENS = 1024, 640, 128  # the longest training prompt takes over 500
 READABLE, RIGHT = 1.0, 2.0  # thresholds: a point for the form, and one for the answer
 # A problem of the train split, and its solution.
 FEW_SHOT = (
