@@ -231,7 +231,7 @@ def gradient(remat: str):
     return "remat" in str(traced.jaxpr), traced.lower().compile()(weights["params"])
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", ["full", "dots", "latents", "attention"])
 def test_rematerialisation_changes_no_gradient(remat):
     assert (gradient("none")[0], gradient(remat)[0]) == (False, True), "the policy is not applied"
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
