@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,10 @@ def row(result: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def tables(results: Iterable[dict[str, Any]]) -> str:
-    """The part of the page that is made."""
+def tables(results: Sequence[dict[str, Any]]) -> str:
+    """The part of the page that is made; nothing where nothing has been compiled."""
+    if not results:
+        return ""
     lines = ["| " + " | ".join(HEAD) + " |", "| --- " * len(HEAD) + "|"]
     lines += [row(result) for result in results]
     for result in results:
