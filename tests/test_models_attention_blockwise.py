@@ -40,7 +40,7 @@ def values_and_gradients(length: int, block: int, heads: int):
 
     def loss(q, k, v):
         if block:
-            out = attend_blockwise(block, q, k, v, segment, branch)
+            out = attend_blockwise(block, q, k, v, segment, branch, np.int32(0))
         else:
             out = attend_dense(q, k, v, visible(segment, branch))
         return jnp.sum(out * pull), out
@@ -57,11 +57,33 @@ def test_blockwise_attention_equals_dense(heads, block):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, want)
 
 
+@pytest.mark.parametrize("share", [12, 20, 48], ids=lambda n: f"{n} queries at a time")
+def test_a_stretch_of_the_queries_gets_what_it_gets_among_all(share):
+    """Values and gradients of shares of 48 tokens, in blocks of 8 that some shares cut: their sums are the whole's."""
+    q, k, v = 2 * draw(3, 48, 4, 6), draw(3, 48, 2, 6, seed=1), draw(3, 48, 2, 5, seed=2)
+    segment, branch = packed_ids(48)
+    pull = draw(3, 48, 4, 5, seed=3)
+
+    def loss(q, k, v):
+        starts = [min(start, 48 - share) for start in range(0, 48, share)]
+        done, total = 0, 0.0
+        for start in starts:
+            out = attend_blockwise(8, q[:, start : start + share], k, v, segment, branch, np.int32(start))
+            total += jnp.sum((out * pull[:, start : start + share])[:, done - start :])
+            done = start + share
+        return total
+
+    got = tiny.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
+    out, gradients = values_and_gradients(48, 0, 4)
+    np.testing.assert_allclose(got[0], np.sum(out * pull), rtol=1e-4)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5), got[1], gradients)
+
+
 def test_bfloat16_sums_in_float32():
     """Equal scores of 600 keys of value 1: their mean is 1, which bfloat16 sums over blocks would miss."""
     q, v = jnp.zeros((1, 600, 1, 4), jnp.bfloat16), jnp.ones((1, 600, 1, 4), jnp.bfloat16)
     ones = np.ones((1, 600), np.int32)
-    out = attend_blockwise(32, q, q, v, ones, 0 * ones)
+    out = attend_blockwise(32, q, q, v, ones, 0 * ones, np.int32(0))
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(np.float32), 1.0, rtol=1e-2)
 
@@ -69,7 +91,7 @@ def test_bfloat16_sums_in_float32():
 def test_large_scores_overflow_nowhere():
     q, k, v = 1e3 * draw(1, 40, 1, 4), draw(1, 40, 1, 4, seed=1), draw(1, 40, 1, 4, seed=2)
     ones = np.ones((1, 40), np.int32)
-    got = attend_blockwise(8, q, k, v, ones, 0 * ones)
+    got = attend_blockwise(8, q, k, v, ones, 0 * ones, np.int32(0))
     np.testing.assert_allclose(got, attend_dense(q, k, v, visible(ones, 0 * ones)), rtol=1e-4, atol=1e-5)
 
 
@@ -77,9 +99,9 @@ def test_blocks_of_other_segments_are_skipped():
     """Segments of 10 tokens in blocks of 8: a block of queries starts where its first token's segment does."""
     segment = np.repeat(np.int32([1, 2, 3, 0]), 10)[None]
     blocks = segment.reshape(1, 5, 8).swapaxes(0, 1)
-    assert attention_blockwise._first_blocks(jnp.asarray(blocks)).tolist() == [0, 0, 1, 2, 3]
+    assert attention_blockwise._first_blocks(jnp.asarray(blocks), jnp.asarray(blocks)).tolist() == [0, 0, 1, 2, 3]
     both_rows = jnp.concatenate([jnp.asarray(blocks), jnp.ones_like(blocks)], axis=1)
-    assert attention_blockwise._first_blocks(both_rows).tolist() == [0] * 5, "the longest reach of any row"
+    assert attention_blockwise._first_blocks(both_rows, both_rows).tolist() == [0] * 5, "the longest reach of any row"
 
 
 def sizes(jaxpr):
@@ -101,6 +123,6 @@ def test_nothing_is_as_large_as_the_scores():
         program = jax.make_jaxpr(jax.grad(lambda *x: attention(*x).sum(), argnums=(0, 1, 2)))(q, q, q, ids, ids)
         return max(sizes(program.jaxpr))
 
-    assert largest(functools.partial(attend_blockwise, 8)) == length * 2 * 4
+    assert largest(lambda *x: attend_blockwise(8, *x, np.int32(0))) == length * 2 * 4
     dense = largest(lambda q, k, v, *where: attend_dense(q, k, v, visible(*where)))
     assert dense == length**2 * 2, "so that the count above sees into the loops"

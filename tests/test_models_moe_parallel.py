@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from r1jax.mesh import make_mesh, state_shardings
-from r1jax.models import moe_parallel
+from r1jax.models import moe_exchange, moe_parallel
 from r1jax.models.moe import MoE
+from r1jax.models.moe_exchange import Padded, Ragged, window_rows
 from r1jax.models.moe_experts import ExpertWeights
-from r1jax.models.moe_parallel import Padded, Ragged, Tokens, exchange, window_rows
+from r1jax.models.moe_parallel import Tokens, exchange
 from r1jax.models.sharded import rows_spec
 from tests import reference_policy as reference
 from tests import tiny_policy as tiny
@@ -59,7 +60,7 @@ def loss(params, x, router, segment, pull):
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
     """So that it takes several rounds."""
-    monkeypatch.setattr(moe_parallel, "SMALLEST", 8)
+    monkeypatch.setattr(moe_exchange, "SMALLEST", 8)
 
 
 def compiled():

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from r1jax.config import PolicyConfig
@@ -71,13 +72,13 @@ def attend(config: PolicyConfig, q_RTHC: jax.Array, kv: KeyValue, where: Rows) -
       kv: k [R, T, K, C], v [R, T, K, C].
     """
     if where.mask_RTT is None:
-        return attend_blockwise(config.attention_block, q_RTHC, kv.k, kv.v, where.segment_RT, where.branch_RT)
+        return attend_blockwise(config.attention_block, q_RTHC, *kv, where.segment_RT, where.branch_RT, np.int32(0))
     return attend_dense(q_RTHC, kv.k, kv.v, where.mask_RTT)
 
 
 @jax.custom_vjp
 def attend_dense(q_RTHC: jax.Array, k_RTKC: jax.Array, v_RTKC: jax.Array, mask_RTT: jax.Array) -> jax.Array:
-    """`attend` with all scores at once.
+    """`attend` with all scores at once; of some tokens' queries, or of all, and the keys of all.
 
     The derivative is written out so that no [T, T] array is ever transposed, only the narrow ones beside it: on CPU
     forward and backward take two thirds of the time that autodiff's form takes.
@@ -90,7 +91,7 @@ def _dense_fwd(q_RTHC, k_RTKC, v_RTKC, mask_RTT):
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_RTHC, k_RTKC, v_RTKC))
     q = q.reshape(-1, kv_heads, heads // kv_heads * length, q.shape[-1])  # the heads that share keys, one after another
     score = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32)
-    score_RHTT = jnp.where(mask_RTT[:, None], score.reshape(-1, heads, length, length), MASKED)
+    score_RHTT = jnp.where(mask_RTT[:, None], score.reshape(-1, heads, *mask_RTT.shape[1:]), MASKED)
     share = jax.nn.softmax(score_RHTT, axis=-1).astype(v.dtype).reshape(score.shape)
     mixed = checkpoint_name(jnp.matmul(share, v), "attention")
     return _unfold(mixed, heads), (q, k, v, share, mixed)

@@ -21,14 +21,22 @@ MASKED = -1e30  # finite, so that what has nothing to attend to gives no NaN
 OUTSIDE = -1  # segment of the tokens that fill the last block up
 
 
+class Ids(NamedTuple):
+    """Of queries or keys in blocks."""
+
+    segment_JRX: jax.Array
+    branch_JRX: jax.Array
+
+
 class Blocks(NamedTuple):
     """Rows cut into J blocks of X tokens. Query heads that share keys stand one after another: Y = H / K * X."""
 
     q_JRKYC: jax.Array
     k_JRKXC: jax.Array
     v_JRKXC: jax.Array
-    segment_JRX: jax.Array
-    branch_JRX: jax.Array
+    of_q: Ids
+    of_k: Ids
+    start: Array  # int32 scalar, the place of the first query in its row
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -39,18 +47,24 @@ def attend_blockwise(
     v_RTKC: jax.Array,
     segment_RT: Array,
     branch_RT: Array,
+    start: Array,
 ) -> jax.Array:
-    """softmax(q k^T, where a token sees another) v, in blocks of `block` tokens. Returns [R, T, H, C].
+    """softmax(q k^T, where a token sees another) v, in blocks of `block` tokens. Returns the shape of q, with v's C.
 
     A token sees itself and earlier ones of its segment, of its own branch or of branch 0 (`attention.visible`).
     Scores, the softmax and all sums over blocks are in float32; q comes scaled. T need not divide by `block`.
+
+    Args:
+      q_RTHC: of all tokens of the rows, or of those from the place `start` on, as many as there are.
+      segment_RT, branch_RT: of all tokens.
+      start: int32 scalar; 0 for all tokens.
     """
-    return _fwd(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT)[0]
+    return _fwd(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT, start)[0]
 
 
-def _fwd(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT):
-    cut = _cut(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT)
-    first_J = _first_blocks(cut.segment_JRX)
+def _fwd(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT, start):
+    cut = _cut(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT, start)
+    first_J = _first_blocks(cut.of_q.segment_JRX, cut.of_k.segment_JRX)
 
     def of_queries(i):
         q = cut.q_JRKYC[i]
@@ -67,21 +81,21 @@ def _fwd(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT):
 
         top = jnp.full(q.shape[:-1], MASKED, jnp.float32)
         mixed = jnp.zeros((*q.shape[:-1], v_RTKC.shape[-1]), jnp.float32)
-        top, total, mixed = jax.lax.fori_loop(first_J[i], i + 1, add, (top, jnp.zeros_like(top), mixed))
+        top, total, mixed = jax.lax.fori_loop(first_J[i], _end(cut, i), add, (top, jnp.zeros_like(top), mixed))
+        total = jnp.where(total > 0, total, 1.0)  # of what fills the last block up, and sees nothing
         return (mixed / total[..., None]).astype(v_RTKC.dtype), top + jnp.log(total)
 
     mixed_JRKYC, log_sum_JRKY = jax.lax.map(of_queries, jnp.arange(first_J.shape[0]))
     mixed_JRKYC, log_sum_JRKY = (checkpoint_name(x, "attention") for x in (mixed_JRKYC, log_sum_JRKY))
     out = _join_queries(mixed_JRKYC, q_RTHC)
-    return out, (cut, mixed_JRKYC, log_sum_JRKY)
+    return out, (cut, mixed_JRKYC, log_sum_JRKY, segment_RT)
 
 
 def _bwd(block, saved, d_RTHC):
-    cut, mixed_JRKYC, log_sum_JRKY = saved
-    length = d_RTHC.shape[1]
+    cut, mixed_JRKYC, log_sum_JRKY, segment_RT = saved
     d_JRKYC = _cut_queries(block, d_RTHC, cut.k_JRKXC.shape[2])
     lost_JRKY = jnp.sum(d_JRKYC.astype(jnp.float32) * mixed_JRKYC.astype(jnp.float32), axis=-1)
-    first_J = _first_blocks(cut.segment_JRX)
+    first_J = _first_blocks(cut.of_q.segment_JRX, cut.of_k.segment_JRX)
     flip = functools.partial(jnp.swapaxes, axis1=-2, axis2=-1)
     wide = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
@@ -98,16 +112,24 @@ def _bwd(block, saved, d_RTHC):
             d_v_JRKXC = d_v_JRKXC.at[j].add(wide(flip(share), d))
             return d_q + wide(d_score, cut.k_JRKXC[j]), d_k_JRKXC, d_v_JRKXC
 
-        d_q, *d_kv = jax.lax.fori_loop(first_J[i], i + 1, add, (jnp.zeros(q.shape, jnp.float32), *d_kv))
+        start = (jnp.zeros(q.shape, jnp.float32), *d_kv)
+        d_q, *d_kv = jax.lax.fori_loop(first_J[i], _end(cut, i), add, start)
         return tuple(d_kv), d_q.astype(q.dtype)
 
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (cut.k_JRKXC, cut.v_JRKXC))
     (d_k, d_v), d_q = jax.lax.scan(of_queries, zeros, jnp.arange(first_J.shape[0]))
+    length = segment_RT.shape[1]
     d_k, d_v = (_join(x, length).astype(like.dtype) for x, like in ((d_k, cut.k_JRKXC), (d_v, cut.v_JRKXC)))
-    return _join_queries(d_q, d_RTHC), d_k, d_v, None, None
+    return _join_queries(d_q, d_RTHC), d_k, d_v, None, None, None
 
 
 attend_blockwise.defvjp(_fwd, _bwd)
+
+
+def _end(cut: Blocks, i: jax.Array) -> jax.Array:
+    """The first block of keys of which all stand after the queries of block i."""
+    block = cut.k_JRKXC.shape[-2]
+    return jnp.minimum((cut.start + (i + 1) * block - 1) // block + 1, cut.k_JRKXC.shape[0])
 
 
 def _scores(cut: Blocks, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -116,30 +138,40 @@ def _scores(cut: Blocks, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Arr
     score = jnp.matmul(q, jnp.swapaxes(k, -2, -1), preferred_element_type=jnp.float32)
     block = k.shape[-2]
     at = jnp.arange(block)
-    causal = (i * block + at)[:, None] >= (j * block + at)[None]
-    same = cut.segment_JRX[i][:, :, None] == cut.segment_JRX[j][:, None]
-    branch_RQ, branch_RX = cut.branch_JRX[i][:, :, None], cut.branch_JRX[j][:, None]
+    causal = (cut.start + i * block + at)[:, None] >= (j * block + at)[None]
+    same = cut.of_q.segment_JRX[i][:, :, None] == cut.of_k.segment_JRX[j][:, None]
+    branch_RQ, branch_RX = cut.of_q.branch_JRX[i][:, :, None], cut.of_k.branch_JRX[j][:, None]
     mask_RQX = causal[None] & same & ((branch_RQ == branch_RX) | (branch_RX == 0))
     return score, jnp.tile(mask_RQX, (1, q.shape[-2] // block, 1))[:, None]
 
 
-def _first_blocks(segment_JRX: jax.Array) -> jax.Array:
+def _first_blocks(query_JRX: jax.Array, key_JRX: jax.Array) -> jax.Array:
     """first_J: for each block of queries the first block of keys, in any row, that may hold a token it sees.
 
     Blocks whose ranges of segments do not overlap see nothing of each other; [J, J] numbers tell, a row. Padding
     stands after the segments, so it counts as the last of them.
     """
-    order_JRX = jnp.where(segment_JRX > 0, segment_JRX, jnp.iinfo(jnp.int32).max)
-    low_JR, high_JR = order_JRX.min(axis=-1), order_JRX.max(axis=-1)
-    meet_JJ = ((low_JR[:, None] <= high_JR[None]) & (low_JR[None] <= high_JR[:, None])).any(axis=-1)
+    low_JR, high_JR = _range(query_JRX)
+    key_low_JR, key_high_JR = _range(key_JRX)
+    meet_JJ = ((low_JR[:, None] <= key_high_JR[None]) & (key_low_JR[None] <= high_JR[:, None])).any(axis=-1)
     return jnp.argmax(meet_JJ, axis=1).astype(jnp.int32)
 
 
-def _cut(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT) -> Blocks:
+def _range(segment_JRX: jax.Array) -> tuple[jax.Array, jax.Array]:
+    order_JRX = jnp.where(segment_JRX > 0, segment_JRX, jnp.iinfo(jnp.int32).max)
+    return order_JRX.min(axis=-1), order_JRX.max(axis=-1)
+
+
+def _cut(block, q_RTHC, k_RTKC, v_RTKC, segment_RT, branch_RT, start) -> Blocks:
     kv_heads = k_RTKC.shape[2]
     k, v = (_cut_queries(block, x, kv_heads) for x in (k_RTKC, v_RTKC))
-    segment, branch = (_in_blocks(block, x, fill) for x, fill in ((segment_RT, OUTSIDE), (branch_RT, 0)))
-    return Blocks(_cut_queries(block, q_RTHC, kv_heads), k, v, segment, branch)
+
+    def ids(segment_RT, branch_RT):
+        return Ids(_in_blocks(block, segment_RT, OUTSIDE), _in_blocks(block, branch_RT, 0))
+
+    of_k = ids(segment_RT, branch_RT)
+    of_q = ids(*(jax.lax.dynamic_slice_in_dim(x, start, q_RTHC.shape[1], 1) for x in (segment_RT, branch_RT)))
+    return Blocks(_cut_queries(block, q_RTHC, kv_heads), k, v, of_q, of_k, start)
 
 
 def _in_blocks(block: int, x_RTx: jax.Array, fill: int) -> jax.Array:

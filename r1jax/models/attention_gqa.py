@@ -12,8 +12,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from r1jax.config import PolicyConfig
 from r1jax.models.attention import DecodeStep, KeyValue, LayerCache, Rows, attend, attend_cached
+from r1jax.models.attention_split import attend_split
 from r1jax.models.layers import RMSNorm, project, weight
 from r1jax.models.rope import rotary, score_scale
+from r1jax.models.sharded import is_split
 from r1jax.types import Array
 
 
@@ -49,7 +51,7 @@ class GroupedAttention(nn.Module):
         if cache is None:
             assert isinstance(where, Rows), "rows are attended to without a cache"
             q, new = self._heads(x, where.position_RT)
-            mixed = attend(self.config, q, new, where)
+            mixed = self._over_rows(q, new, where)
         else:
             assert isinstance(where, DecodeStep), "a cache is read in decode steps"
             q, new = self._heads(x, where.position_B)
@@ -57,6 +59,11 @@ class GroupedAttention(nn.Module):
             mixed = attend_cached(q, prompt, own, new, where)
         kept = jnp.stack(new, axis=-3).reshape(*x.shape[:-1], -1)
         return project(mixed, self.out_HCD, axes=2), kept
+
+    def _over_rows(self, q_RTHC: jax.Array, new: KeyValue, where: Rows) -> jax.Array:
+        if is_split():
+            return attend_split(self.config, q_RTHC, new, lambda config, new, _: new, (), where)
+        return attend(self.config, q_RTHC, new, where)
 
     def _heads(self, x: jax.Array, position: Array) -> tuple[jax.Array, KeyValue]:
         """(queries [..., H, C], rotated and scaled; keys, rotated, and values [..., K, C])."""

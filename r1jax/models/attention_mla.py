@@ -8,6 +8,8 @@ output, so that attention runs on the latents themselves. Both give the same num
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,13 +17,30 @@ from jax.ad_checkpoint import checkpoint_name
 
 from r1jax.config import PolicyConfig
 from r1jax.models.attention import DecodeStep, KeyValue, LayerCache, Rows, attend, attend_cached
+from r1jax.models.attention_split import attend_split
 from r1jax.models.layers import RMSNorm, project, weight
 from r1jax.models.rope import rotary, score_scale
+from r1jax.models.sharded import is_split
 from r1jax.types import Array
 
 LATENT_EPS = (
     1e-6  # of the two norms of latents, whatever `norm_eps` (Moonlight's is another), as in DeepSeek's own code
 )
+
+
+class Up(NamedTuple):
+    """The up-projections from the latents."""
+
+    k_WHC: jax.Array
+    v_WHC: jax.Array
+
+
+def expand(config: PolicyConfig, latent_RTW: jax.Array, up: Up) -> KeyValue:
+    """Keys, the shared rotated part behind each head's own, and values, of the latents."""
+    low_RTW, k_rope_RTC = jnp.split(latent_RTW, [config.kv_lora_rank], axis=-1)
+    k_nope = project(low_RTW, up.k_WHC)
+    k_rope = jnp.broadcast_to(k_rope_RTC[:, :, None, :], (*k_nope.shape[:3], k_rope_RTC.shape[-1]))
+    return KeyValue(jnp.concatenate([k_nope, k_rope], axis=-1), project(low_RTW, up.v_WHC))
 
 
 class LatentAttention(nn.Module):
@@ -79,12 +98,12 @@ class LatentAttention(nn.Module):
     def _expanded(self, x_RTD: jax.Array, where: Rows) -> tuple[jax.Array, jax.Array]:
         q_nope, q_rope = self._queries(x_RTD, where.position_RT)
         latent_RTW = checkpoint_name(self._latent(x_RTD, where.position_RT), "latents")
-        low_RTW, k_rope_RTC = jnp.split(latent_RTW, [self.config.kv_lora_rank], axis=-1)
-        k_nope = project(low_RTW, self.k_up_WHC)
-        k_rope = jnp.broadcast_to(k_rope_RTC[:, :, None, :], (*k_nope.shape[:3], k_rope_RTC.shape[-1]))
         q_RTHC = jnp.concatenate([q_nope, q_rope], axis=-1) * self._scale
-        expanded = KeyValue(jnp.concatenate([k_nope, k_rope], axis=-1), project(low_RTW, self.v_up_WHC))
-        mixed_RTHC = attend(self.config, q_RTHC, expanded, where)
+        up = Up(self.k_up_WHC, self.v_up_WHC)
+        if is_split():
+            mixed_RTHC = attend_split(self.config, q_RTHC, latent_RTW, expand, up, where)
+        else:
+            mixed_RTHC = attend(self.config, q_RTHC, expand(self.config, latent_RTW, up), where)
         return project(mixed_RTHC, self.out_HCD, axes=2), latent_RTW
 
     def _absorbed(self, x_BD: jax.Array, where: DecodeStep, cache: LayerCache) -> tuple[jax.Array, jax.Array]:

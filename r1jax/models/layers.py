@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.config import PolicyConfig
+from r1jax.models.sharded import is_split
 
 
 def weight(module: nn.Module, config: PolicyConfig, name: str, shape: tuple[int, ...]) -> jax.Array:
@@ -38,8 +39,11 @@ class RMSNorm(nn.Module):
 def project(x: jax.Array, w: jax.Array, axes: int = 1) -> jax.Array:
     """x [..., *in] times w [*in, *out], over the last `axes` axes of x: [..., *out].
 
-    One flat matmul. XLA's CPU backend differentiates a batched form through transposed copies, a third slower.
+    One flat matmul. XLA's CPU backend differentiates a batched form through transposed copies, a third slower. Over a
+    mesh the axes stay apart: flattened, a row and its tokens could not both be split.
     """
+    if is_split():
+        return jnp.tensordot(x, w, axes)
     inner = math.prod(w.shape[:axes])
     lead = x.shape[: x.ndim - axes]
     return (x.reshape(-1, inner) @ w.reshape(inner, -1)).reshape(*lead, *w.shape[axes:])
@@ -57,5 +61,4 @@ class GatedFFN(nn.Module):
         gate_DF = weight(self, self.config, "gate_DF", (width, self.hidden))
         up_DF = weight(self, self.config, "up_DF", (width, self.hidden))
         down_FD = weight(self, self.config, "down_FD", (self.hidden, width))
-        flat = x.reshape(-1, width)
-        return ((nn.silu(flat @ gate_DF) * (flat @ up_DF)) @ down_FD).reshape(x.shape)
+        return project(nn.silu(project(x, gate_DF)) * project(x, up_DF), down_FD)

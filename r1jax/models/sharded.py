@@ -12,9 +12,9 @@ from r1jax.mesh import ACTIVATIONS, spec
 
 
 def is_split() -> bool:
-    """Whether a mesh of more than one device is set (`jax.set_mesh`)."""
+    """Whether a mesh of more than one device is set (`jax.set_mesh`), and this is not one device's part already."""
     mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.size > 1
+    return not mesh.empty and mesh.size > 1 and not mesh.manual_axes
 
 
 def rows_spec() -> PartitionSpec:
