@@ -73,11 +73,10 @@ def small(source_dir: Path):
             stage.data.data_dir = smoke_run.DATA_DIR
             if "evaluation" in stage:
                 stage.evaluation.update(samples=2, limit=8, batch=8)
-                stage.mesh.data = 1  # the batches are too small to share out
+                stage.batch.update(rows=8, micro_rows=8)  # of eight devices each has one
             else:
                 stage.update(limit=48, shards=2)
                 stage.selection.threshold = r1_math_tiny.READABLE
-                stage.mesh.data = 1
         config.stages.base.steps = 200
         config.stages.cold_start.steps = config.stages.sft2.steps = 20
         config.stages.reasoning.steps = 2
