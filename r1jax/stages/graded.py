@@ -39,7 +39,7 @@ def summary(graded: Graded, samples: int) -> dict[str, Any]:
     figures = {
         "n": len(graded.kinds),
         "pass@1": None,
-        f"pass@{samples}": _mean((right_MK >= 1.0).any(axis=1)),
+        f"pass@{samples}": _mean(np.asarray((right_MK >= 1.0).any(axis=1))),
         f"maj@{samples}": _mean(majority),
         "format": float(graded.format_MK.mean(dtype=np.float64)),
         "mean_tokens": float(graded.tokens_MK.mean(dtype=np.float64)),
