@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from r1jax.config import MeshConfig
 from r1jax.mesh import make_mesh, state_shardings
@@ -22,6 +22,7 @@ from r1jax.types import PyTree
 
 Result = TypeVar("Result")
 Split = tuple[tuple[str, ...], ...]  # of each dimension the mesh axes it is split over, the major first
+Change = tuple[str, int | None, int | None]  # an axis, the dimension it leaves, the dimension it comes to
 
 
 class Move(NamedTuple):
@@ -130,14 +131,13 @@ def stations(shape: tuple[int, ...], source: NamedSharding, target: NamedShardin
 
     Where no mesh is finer than both (3 x 2 devices and 2 x 3) there are none.
     """
-    fine = refinement(source.mesh, target.mesh)
+    one, other = source.mesh, target.mesh
+    assert isinstance(one, Mesh) and isinstance(other, Mesh), "parameters lie on devices"
+    fine = refinement(one, other)
     if fine is None:
         return []
-    splits = [_on(fine, sharding, len(shape)) for sharding in (source, target)]
-    return [
-        NamedSharding(fine, PartitionSpec(*[axes or None for axes in split]))
-        for split in path(shape, *splits, dict(fine.shape))[:-1]
-    ]
+    way = path(shape, _on(fine, source, len(shape)), _on(fine, target, len(shape)), dict(fine.shape))
+    return [NamedSharding(fine, PartitionSpec(*[axes or None for axes in split])) for split in way[:-1]]
 
 
 def refinement(one: Mesh, other: Mesh) -> Mesh | None:
@@ -170,20 +170,21 @@ def path(shape: Sequence[int], source: Split, target: Split, sizes: dict[str, in
 
 def _next_change(
     shape: Sequence[int], now: list[list[str]], home: dict[str, int], sizes: dict[str, int]
-) -> tuple[str, int | None, int | None] | None:
-    """(axis, dimension it leaves, dimension it comes to) of the next step; None where all axes are at home."""
+) -> Change | None:
+    """The next step; None where all axes are at home."""
     place = {axis: i for i, axes in enumerate(now) for axis in axes}
 
     def fits(axis: str) -> bool:
         return shape[home[axis]] % math.prod(sizes[a] for a in [*now[home[axis]], axis]) == 0
 
-    added = [(axis, None, i) for axis, i in home.items() if axis not in place and fits(axis)]
-    moved = [(axis, i, home[axis]) for axis, i in place.items() if axis in home and home[axis] != i and fits(axis)]
-    removed = [(axis, i, None) for axis, i in place.items() if axis not in home]
+    added: list[Change] = [(axis, None, i) for axis, i in home.items() if axis not in place and fits(axis)]
+    astray = [axis for axis, i in place.items() if axis in home and home[axis] != i]
+    moved: list[Change] = [(axis, place[axis], home[axis]) for axis in astray if fits(axis)]
+    removed: list[Change] = [(axis, i, None) for axis, i in place.items() if axis not in home]
     return next(iter([*added, *moved, *removed]), None)
 
 
-def _strides(mesh: Mesh) -> dict[str, tuple[int, int]]:
+def _strides(mesh: Mesh | AbstractMesh) -> dict[str, tuple[int, int]]:
     """Of each axis, how far apart its neighbours are in the order of the devices, and how far its whole reaches."""
     found, stride = {}, 1
     for name in reversed(mesh.axis_names):
