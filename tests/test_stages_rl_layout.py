@@ -52,18 +52,23 @@ def test_a_reference_in_host_memory_changes_no_bit_and_survives_a_kill(tmp_path,
     """Killed at step 3, after it was refreshed: what is restored waits in host memory again."""
     config = dataclasses.replace(smoke_run.stage("zero"), offload=OffloadConfig(reference=True))
     kinds = []
-    save = Checkpoints.save
+    save, restore = Checkpoints.save, Checkpoints.restore
 
-    def watched(self, step, state, host):
+    def seen(state):
         kinds.append({leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.reference)})
-        save(self, step, state, host)
+        return state
 
-    monkeypatch.setattr(Checkpoints, "save", watched)
+    def watched_restore(self, step, abstract):
+        state, host = restore(self, step, abstract)
+        return seen(state), host
+
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, state, host: save(self, step, seen(state), host))
+    monkeypatch.setattr(Checkpoints, "restore", watched_restore)
     with monkeypatch.context() as patch, pytest.raises(smoke_run.Killed):
         smoke_run.kill_at(patch, 3)
         rl.run(config, str(tmp_path / "zero"))
     rl.run(config, str(tmp_path / "zero"))
-    assert kinds == [{training_state.HOST_MEMORY}] * 2
+    assert kinds == [{training_state.HOST_MEMORY}] * 3  # saved, restored, saved
     assert smoke_run.differences(tmp_path / "zero", smoke_run.finished() / "zero") == []
 
 
