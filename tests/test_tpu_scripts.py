@@ -1,14 +1,11 @@
-"""tpu_scripts/: dry runs, refusals, quoting, and whole lives of runs against a pretended cloud (tests/fake_cloud.py)."""
+"""tpu_scripts/: dry runs, refusals, and quoting. Whole lives of runs are in test_tpu_scripts_lives.py."""
 
 import json
 import os
 import re
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +19,7 @@ SLICE = ["--type=v5p-2048", "--runtime=v2-alpha-tpuv5"]
 GKE = ["--cluster=pods", "--image=docker.dev/p/r1jax", *RUN]
 JOBSET = [*GKE, "--accelerator=tpu-v5p-slice", "--topology=4x4x8", "--bucket=my-bucket", "--service-account=trainer"]
 SLURM = ["--name=r1", "--partition=gpu", "--nodes=4", "--time=24:00:00", *RUN]
-HOSTILE = ["a b; touch pwned", "$(touch pwned)", "`touch pwned`", "it's \"quoted\" \\ & |", "*", "", "--project=x"]
+HOSTILE = ["a b; touch pwned", "$(touch pwned)", "`touch pwned`", 'it\'s "quoted" \\ & |', "*", "", "--project=x"]
 # Script -> what it needs to be given.
 ARGUMENTS = {
     "create": [*WHERE, *SLICE, "--no-wait"],
@@ -37,6 +34,7 @@ ARGUMENTS = {
     "slurm": SLURM,
 }
 TPU = "gcloud compute tpus queued-resources"
+WORKER = "r1jax/tpu_scripts/worker.sh"
 AT = "--project=my-project --zone=us-east5-a"
 
 
@@ -64,7 +62,7 @@ def recorders(tmp_path):
         code = "import json, sys; open(sys.argv[1], 'a').write(json.dumps(sys.argv[2:] + [sys.stdin.read()]) + '\\n')"
         reads = "" if name == "kubectl" else " </dev/null"
         file = folder / name
-        file.write_text(f"#!/bin/sh\nexec {sys.executable} -S -c {shlex.quote(code)} {record} {name} \"$@\"{reads}\n")
+        file.write_text(f'#!/bin/sh\nexec {sys.executable} -S -c {shlex.quote(code)} {record} {name} "$@"{reads}\n')
         file.chmod(0o755)
     return folder, record
 
@@ -93,8 +91,8 @@ def taken(record: Path) -> list[list[str]]:
             f"{TPU} ssh r1 {AT} --node=all --worker=all '--command=r1jax/tpu_scripts/worker.sh start r1 "
             "--config=configs/r1.py --workdir=bucket/runs/r1 --config.seed=1'\n",
         ),
-        ("logs", ["--worker=3"], f"{TPU} ssh r1 {AT} --node=0 --worker=3 '--command=r1jax/tpu_scripts/worker.sh log r1 100'\n"),
-        ("stop", [], f"{TPU} ssh r1 {AT} --node=all --worker=all '--command=r1jax/tpu_scripts/worker.sh stop r1 600'\n"),
+        ("logs", ["--worker=3"], f"{TPU} ssh r1 {AT} --node=0 --worker=3 '--command={WORKER} log r1 100'\n"),
+        ("stop", [], f"{TPU} ssh r1 {AT} --node=all --worker=all '--command={WORKER} stop r1 600'\n"),
         ("delete", [], f"{TPU} delete r1 {AT} --force --quiet\n"),
         (
             "xpk",
@@ -148,7 +146,11 @@ def test_the_manifest_is_that_of_the_slices():
     tree = manifest("--slices=2", "--spot", "--", "--config.seed=1")
     (job,) = tree["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
-    assert (tree["kind"], tree["metadata"]["name"], tree["spec"]["failurePolicy"]) == ("JobSet", "r1", {"maxRestarts": 10})
+    assert (tree["kind"], tree["metadata"]["name"], tree["spec"]["failurePolicy"]) == (
+        "JobSet",
+        "r1",
+        {"maxRestarts": 10},
+    )
     assert job["replicas"] == 2
     assert job["template"]["spec"]["parallelism"] == job["template"]["spec"]["completions"] == 4 * 4 * 8 // 4
     assert pod["nodeSelector"] == {
@@ -160,14 +162,18 @@ def test_the_manifest_is_that_of_the_slices():
     assert container["command"] + container["args"] == ["python", "-m", "r1jax.main", *RUN, "--config.seed=1"]
     assert container["resources"] == {"requests": {"google.com/tpu": 4}, "limits": {"google.com/tpu": 4}}
     assert pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "my-bucket"
-    assert "nodeSelector" in pod and "cloud.google.com/gke-spot" not in manifest()["spec"]["replicatedJobs"][0]["template"][
-        "spec"
-    ]["template"]["spec"]["nodeSelector"]
+    assert (
+        "nodeSelector" in pod
+        and "cloud.google.com/gke-spot"
+        not in manifest()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["nodeSelector"]
+    )
 
 
 def test_hostile_words_reach_the_container_as_they_are():
     words = [word for word in HOSTILE if word]
-    args = manifest("--", *words)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    args = manifest("--", *words)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0][
+        "args"
+    ]
     # Kubernetes reads $$( as $( and replaces no variable in it.
     assert [arg.replace("$$(", "$(") for arg in args[2:]] == words
     assert not any(re.search(r"(?<!\$)\$\(", arg) for arg in args)
@@ -247,7 +253,10 @@ def test_without_the_program_a_real_run_is_refused(script, tmp_path):
     for name in ("dirname", "env"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     done = subprocess.run(
-        ["/bin/bash", str(SCRIPTS / f"{script}.sh"), *ARGUMENTS[script]], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+        ["/bin/bash", str(SCRIPTS / f"{script}.sh"), *ARGUMENTS[script]],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and re.search(r"error: no (gcloud|xpk|sbatch) on PATH; ", done.stderr)
 
