@@ -152,7 +152,7 @@ def compile_program(program: Program, limit: int) -> Compiled:
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
     """What is found in the cache of compiled programs was not written out, nor timed."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.read("jax_enable_compilation_cache")
     try:
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()  # it has noted whether it is to be used
@@ -220,7 +220,7 @@ def show(result: dict[str, Any]) -> None:
     ]
     lines.append("a chip sends:")
     lines += [
-        f"  {x['bytes'] / GIB:8.2f} GiB{'/pass' if x['open_ended'] else '     '}  {x['count']:6} x {x['kind']} "
+        f"  {x['bytes'] / GIB:8.2f} GiB{'/pass' if x['open_ended'] else '     '}  {x['times']:6} x {x['kind']} "
         f"{x['shape']} over {x['group']}  {x['source']}"
         for x in result["collectives"][:SHOWN]
     ]

@@ -42,10 +42,10 @@ class Collective(NamedTuple):
     kind: str
     shape: str  # of the result, on one device
     group: int  # devices that take part
-    count: int  # times a run of the program
+    times: int  # that a run of the program does it
     bytes: int  # that a device sends, over all of those
     crosses: bool  # from one slice to another
-    open_ended: bool  # inside a loop whose length is known at run time only: `count` and `bytes` are of one pass
+    open_ended: bool  # inside a loop whose length is known at run time only: `times` and `bytes` are of one pass
     source: str  # where in the model
 
 
@@ -96,7 +96,8 @@ def buffers(assignment: str, text: str, least: int) -> list[Buffer]:
       text: the program, for where in the model an array comes from.
     """
     sources = {o.name: _source(o.rest) for body in parse(text)[0].values() for o in body}
-    found, kind = {}, ""
+    found: dict[tuple[str, int, str], Buffer] = {}
+    kind = ""
     for line in assignment.splitlines():
         if line.startswith("allocation "):
             main = ", color" not in line or ", color 0" in line

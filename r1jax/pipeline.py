@@ -25,9 +25,9 @@ from r1jax.config import (
 )
 from r1jax.report import write_report
 from r1jax.stages import cold_start, graders, rejection, reward_model, rl, sft
-from r1jax.stages.evaluate import table
 from r1jax.stages.inference import check_architecture
 from r1jax.stages.run import SAMPLES
+from r1jax.stages.tables import glance
 from r1jax.stages.workdir import has_begun, read_result, write_result
 
 STAGES: dict[str, Any] = {
@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         say(_heading(list(stages), name, stage.stage, int(time.monotonic() - begun)))
         results[name] = STAGES[stage.stage].run(stage, folders[name], folders)
         if len(results) > 1:
-            say("\n" + table(_evaluated(results)))
+            say("\n" + glance(results))
     write_result(workdir, results)
     report = _report(workdir)
     say(f"\nreport: {report}")
@@ -81,11 +81,6 @@ def _heading(names: list[str], name: str, kind: str, seconds: int) -> str:
     left = ", ".join(names[at + 1 :]) or "the report"
     clock = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
     return f"\n== stage {at + 1} of {len(names)}: {name} ({kind}), {clock} after the start; then {left}"
-
-
-def _evaluated(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Without the counts of stages that make data, which stand in the report."""
-    return {name: {task: row for task, row in rows.items() if "kept" not in row} for name, rows in results.items()}
 
 
 def say(message: str) -> None:

@@ -19,8 +19,8 @@ from absl import flags
 from r1jax import command
 from r1jax.report_figures import Curve, lines
 from r1jax.report_html import CSS, escaped, figure, is_number, number, sample
-from r1jax.report_stages import Stage, overview
-from r1jax.training.metrics import METRICS, SAMPLES, read_jsonl
+from r1jax.report_runs import Stage, names, read_runs
+from r1jax.report_stages import overview
 
 _OUT = flags.DEFINE_string("out", "", "File to write; empty is WORKDIR/report.html, of the first WORKDIR.")
 
@@ -41,7 +41,6 @@ PANELS = {  # title -> metrics drawn together; NAME stands for any word
     "Tokens a second": ("rollout/tokens_per_s", "update/tokens_per_s"),
     "Expert load": ("moe/max_load", "moe/dropped"),
 }
-EVALUATIONS = "evaluations.jsonl"
 SHOWN_SAMPLES = 6
 
 
@@ -62,52 +61,22 @@ def write_report(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike |
       FileNotFoundError: a workdir, or the folder of `out`, is not there.
       ValueError: a workdir holds no run, or one of its files is malformed.
     """
-    stages = [stage for workdir in workdirs for stage in read_stages(Path(workdir))]
-    out = Path(out) if out else Path(workdirs[0]) / "report.html"
-    title = " · ".join(Path(workdir).resolve().name for workdir in workdirs)
+    folders = [Path(workdir) for workdir in workdirs]
+    stages = read_runs(folders)
+    out = Path(out) if out else folders[0] / "report.html"
+    title = " · ".join(names(folders))
     temporary = out.with_name(f".{out.name}.tmp")
     temporary.write_text(_page(title, stages), encoding="utf-8")
     os.replace(temporary, out)
     return out
 
 
-def read_stages(workdir: Path) -> list[Stage]:
-    """The stages of a workdir: itself, or a pipeline's sub-folders in the order they ran."""
-    if not workdir.is_dir():
-        raise FileNotFoundError(f"workdir {str(workdir)!r} is not a folder; give the --workdir of a run")
-    if (workdir / METRICS).exists():
-        return [_read_stage(workdir)]
-    found = {path.parent.name: path.parent for path in workdir.glob(f"*/{METRICS}")}
-    if not found:
-        raise ValueError(f"workdir {str(workdir)!r} holds no run: neither {METRICS} nor a stage's sub-folder has one")
-    finished = [name for name in _read_json(workdir / "result.json") if name in found]
-    begun = sorted(set(found) - set(finished), key=lambda name: (found[name] / METRICS).stat().st_mtime)
-    return [_read_stage(found[name]) for name in finished + begun]
-
-
-def _read_stage(workdir: Path) -> Stage:
-    metrics, evaluations, samples = (
-        read_jsonl(workdir / name) if (workdir / name).exists() else [] for name in (METRICS, EVALUATIONS, SAMPLES)
-    )
-    config, result = _read_json(workdir / "config.json"), _read_json(workdir / "result.json")
-    return Stage(workdir.name, config, metrics, evaluations, samples, result)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it or run the stage again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is {type(value).__name__}; expected a JSON object")
-    return value
-
-
 def _page(title: str, stages: list[Stage]) -> str:
-    links = " · ".join(f'<a href="#s{i}">{escaped(s.name)}</a>' for i, s in enumerate(stages))
-    nav = links if len(stages) > 1 else ""
+    links: dict[str, list[str]] = {}
+    for i, stage in enumerate(stages):
+        links.setdefault(stage.run, []).append(f'<a href="#s{i}">{escaped(stage.name)}</a>')
+    lines_ = (f"<p>{f'<b>{escaped(run)}</b> ' if run else ''}{' · '.join(of_run)}</p>" for run, of_run in links.items())
+    nav = "".join(lines_) if len(stages) > 1 else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escaped(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{CSS}</style></head><body>'
@@ -124,7 +93,7 @@ def _section(index: int, stage: Stage) -> str:
     last = stage.metrics[-1] if stage.metrics else {}
     rows = "".join(f"<tr><td>{escaped(k)}</td><td class=n>{number(v)}</td></tr>" for k, v in last.items())
     return (
-        f'<section id="s{index}"><h2>{escaped(stage.name)}</h2><p class=facts>{facts}</p>'
+        f'<section id="s{index}"><h2>{escaped(stage.label)}</h2><p class=facts>{facts}</p>'
         f"<div class=curves>{curves}</div>{_samples(stage.samples)}"
         f"<details><summary>Last step, every figure</summary><table>{rows}</table></details>"
         f"<details><summary>Config</summary><pre>{escaped(json.dumps(stage.config, indent=2))}</pre></details>"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import matplotlib
@@ -14,44 +15,89 @@ Curve = tuple[str, list[float], list[float]]  # label, steps, values
 
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48", "#ca8a04")
 INK = "#010203"  # drawn in this, then replaced by the page's own text colour
+WIDTH = 4.6  # inches, of a figure of one column
 SMOOTHED_FROM = 60  # points from which a running mean is drawn over the raw curve
 
 
-def lines(curves: Sequence[Curve], xlabel: str = "step", *, legend: bool | None = None) -> str:
-    """Curves over steps; over a noisy one its running mean. `legend` None: they are named where there are several."""
-    figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+def lines(curves: Sequence[Curve]) -> str:
+    """Curves over steps; over a noisy one its running mean."""
+    figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     axes = figure.subplots()
     for i, (label, steps, values) in enumerate(curves):
         colour = COLOURS[i % len(COLOURS)]
-        smooth = len(values) >= SMOOTHED_FROM and _is_noisy(values)
-        marker = "o" if len(values) < 30 else None
-        axes.plot(steps, values, color=colour, alpha=0.3 if smooth else 1.0, lw=1.4, marker=marker, ms=3)
         axes.plot([], [], color=colour, lw=1.8, label=label)
-        if smooth:
-            axes.plot(steps, _running_mean(values, len(values) // 20), color=colour, lw=1.8)
-    axes.set_xlabel(xlabel, fontsize=8, color=INK)
-    if len(curves) > 1 if legend is None else legend:
+        _draw(axes, steps, values, colour, "o" if len(values) < 30 else None)
+    axes.set_xlabel("step", fontsize=8, color=INK)
+    if len(curves) > 1:
         _legend(figure)
     return _svg(figure, axes)
 
 
-def bars(names: Sequence[str], measures: dict[str, list[float | None]]) -> str:
-    """Groups of bars, one group a name, with shares written above them in per cent; None leaves a gap."""
-    figure = Figure(figsize=(max(4.6, 0.9 * len(names) + 1.2), 2.7), layout="constrained")
+def course(runs: Mapping[str, Sequence[Curve]]) -> str:
+    """Curves of stages one after another, a colour a run; equal stages of several runs stand one above the other."""
+    longest: dict[str, float] = {}
+    for curves in runs.values():
+        for stage, steps, _ in curves:
+            longest[stage] = max(longest.get(stage, 0.0), steps[-1])
+    starts = dict(zip(longest, [0.0, *itertools.accumulate(longest.values())], strict=False))
+    figure = Figure(figsize=(_width(len(longest)), 2.7), layout="constrained")
+    axes = figure.subplots()
+    for i, (run, curves) in enumerate(runs.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot([], [], color=colour, lw=1.8, label=run)
+        for stage, steps, values in curves:
+            _draw(axes, [starts[stage] + step for step in steps], values, colour, None)
+    top = axes.get_xaxis_transform()
+    for i, (stage, start) in enumerate(starts.items()):
+        axes.axvline(start, color="#888888", lw=0.6, ls=":")
+        height = 1.02 if i % 2 == 0 else 1.09  # so that the names of short stages do not meet
+        axes.text(start + longest[stage] / 2, height, stage, transform=top, ha="center", fontsize=7, color=INK)
+    axes.set_xlabel("steps of these stages", fontsize=8, color=INK)
+    axes.margins(x=0.01)
+    if len(runs) > 1:
+        _legend(figure)
+    return _svg(figure, axes)
+
+
+def bars(names: Sequence[str], measures: Mapping[str, Sequence[float | None]], *, shares: bool = True) -> str:
+    """Groups of bars, one group a name, their values above them, shares in per cent; None leaves a gap."""
+    figure = Figure(figsize=(_width(len(names)), 2.7), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(measures)
+    most = 1.0 if shares else max(value for values in measures.values() for value in values if value is not None)
     for i, (measure, values) in enumerate(measures.items()):
         at = [j + (i - (len(measures) - 1) / 2) * width for j in range(len(names))]
         shown = [(x, value) for x, value in zip(at, values, strict=True) if value is not None]
         colour = COLOURS[i % len(COLOURS)]
         axes.bar([x for x, _ in shown], [v for _, v in shown], 0.92 * width, color=colour, label=measure)
         for x, value in shown:
-            axes.text(x, value + 0.015, f"{100 * value:.0f}", ha="center", fontsize=7, color=INK)
+            text = f"{100 * value:.0f}" if shares else f"{value:.3g}"
+            axes.text(x, value + 0.015 * most, text, ha="center", fontsize=7, color=INK)
     axes.set_xticks(range(len(names)), names)
-    axes.set_ylim(0, 1.1)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0%", "25%", "50%", "75%", "100%"])
-    _legend(figure)
+    axes.set_ylim(0, 1.1 * (most or 1.0))
+    if shares:
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0%", "25%", "50%", "75%", "100%"])
+    if len(measures) > 1:
+        _legend(figure)
     return _svg(figure, axes)
+
+
+def columns(stages: int) -> int:
+    """Of the page's three columns, how many a figure takes that names so many stages."""
+    return min(3, round(_width(stages) / WIDTH + 0.35))
+
+
+def _width(stages: int) -> float:
+    """Inches that so many stages' names want."""
+    return max(WIDTH, 0.9 * stages + 1.2)
+
+
+def _draw(axes: Axes, steps: Sequence[float], values: list[float], colour: str, marker: str | None) -> None:
+    """A curve; of a noisy one the running mean over a pale one."""
+    smooth = len(values) >= SMOOTHED_FROM and _is_noisy(values)
+    axes.plot(steps, values, color=colour, alpha=0.3 if smooth else 1.0, lw=1.4, marker=marker, ms=3)
+    if smooth:
+        axes.plot(steps, _running_mean(values, len(values) // 20), color=colour, lw=1.8)
 
 
 def _legend(figure: Figure) -> None:

@@ -22,12 +22,14 @@ def is_number(value: Any) -> bool:
 
 
 def number(value: Any) -> str:
-    return f"{value:,.4g}" if is_number(value) else escaped(value)
+    if not is_number(value):
+        return escaped(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def measure(name: str, value: Any) -> str:
     """Rates are shown in per cent."""
-    rate = re.match(r"(pass|maj)@|format$", name) and is_number(value)
+    rate = re.match(r"(pass|maj)@|(format|accuracy|forced)$", name) and is_number(value)
     return f"{100 * value:.1f}%" if rate else "" if value is None else number(value)
 
 
@@ -41,8 +43,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str
     return f"<table>{line([escaped(h) for h in head], 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
 
 
-def figure(title: str, svg: str) -> str:
-    return f"<figure><figcaption>{escaped(title)}</figcaption>{svg}</figure>"
+def figure(title: str, svg: str, columns: int = 1) -> str:
+    """`columns`: of the page's three."""
+    return f"<figure class=c{columns}><figcaption>{escaped(title)}</figcaption>{svg}</figure>"
 
 
 def sample(row: dict[str, Any]) -> str:
@@ -77,9 +80,9 @@ def mark(completion: Any) -> str:
     return "".join(parts) + "</span>" * len(open_tags)
 
 
-def clipped(text: Any) -> str:
+def clipped(text: Any, most: int = SHOWN_CHARACTERS) -> str:
     text = str(text)
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + f"… ({len(text)} characters)"
+    return text if len(text) <= most else text[:most] + f"… ({len(text)} characters)"
 
 
 CSS = """
@@ -103,6 +106,11 @@ article{background:var(--card);border:1px solid var(--line);border-radius:8px;pa
 i{font-style:normal;color:var(--soft);font-size:.85em}.chip{display:inline-block;border:1px solid var(--line);
 border-radius:99px;padding:0 .6rem;margin-right:.4rem;font-size:.8rem}.good{color:var(--good)}.bad{color:var(--bad)}
 .bar{display:inline-block;height:.7rem;background:#3b82f6;border-radius:3px}.wide{overflow-x:auto}
-.wide td{vertical-align:top;min-width:11rem}
+.c3{grid-column:1/-1}@media(min-width:800px){.c2{grid-column:span 2}}
+.soft{color:var(--soft)}.results th,.results td{padding:.25rem .7rem .25rem 0}
+.results .first,.task{border-left:1px solid var(--line);padding-left:.7rem!important}
+summary{cursor:pointer}.answers{width:100%;margin:.4rem 0 1rem}.answers td{vertical-align:top}
+.answers td:first-child{white-space:nowrap;color:var(--soft)}.answers .n{white-space:nowrap;font-size:.82rem}
+.example{display:block;text-align:left;color:var(--soft);font-size:.82rem;overflow-wrap:anywhere}
 details{margin:.8rem 0}pre{overflow:auto;background:var(--card);padding:1rem;border-radius:8px;font-size:.8rem}
 """

@@ -1,144 +1,165 @@
-"""The report's first part: all stages side by side, from the accuracy ladder to where each one's weights come from."""
+"""The report's first part: all stages side by side, those of several runs one under the other."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from r1jax.config import PolicyConfig
-from r1jax.data.templates import TEMPLATES
-from r1jax.models.policy import parameter_count
-from r1jax.report_figures import Curve, bars, lines
-from r1jax.report_html import escaped, figure, is_number, mark, measure, number, table
+import numpy as np
 
-KEPT = "kept"  # figures that have it count what came in, was kept and was dropped; the others are of an evaluation
-SHOWN_QUESTIONS = 6
+from r1jax.report_answers import same_questions
+from r1jax.report_figures import Curve, bars, columns, course
+from r1jax.report_html import clipped, escaped, figure, is_number, measure, number, table
+from r1jax.report_provenance import provenance
+from r1jax.report_runs import KEPT, Stage
+from r1jax.rewards.language import LANGUAGES, consistency
+
+EXAMPLE = 160  # characters of a sample that was turned down
 ACROSS = {  # title -> the metric, a pattern, drawn through all stages one after another
     "Accuracy reward, stage after stage": r"reward/accuracy/mean",
     "Completion length (tokens), stage after stage": r"completion/mean_length",
     "Language consistency, stage after stage": r"reward/language[^/]*/mean",
 }
-
-
-class Stage(NamedTuple):
-    """What one stage's workdir holds."""
-
-    name: str
-    config: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
-    samples: list[dict[str, Any]]
-    result: dict[str, dict[str, Any]]  # task -> measure -> value; of a stage that makes data, source -> what -> number
+SHOWN = r"pass@1|format|mean_tokens"  # figures of the first table
 
 
 def overview(stages: Sequence[Stage]) -> str:
     """Everything that compares stages; of one stage, what does not need another."""
-    charts = [*_ladders(stages), *(_across(stages) if len(stages) > 1 else ())]
-    drawn = "".join(figure(title, svg) for title, svg in charts)
+    ordered = by_name(stages)
+    charts = [*_ladders(ordered), *(_across(stages) if len(stages) > 1 else ())]
+    drawn = "".join(figure(title, svg, columns=columns(named)) for title, svg, named in charts)
     curves = f"<div class=curves>{drawn}</div>" if drawn else ""
-    return _results(stages) + curves + _provenance(stages) + _rejected(stages) + _same_questions(stages)
+    return _results(ordered) + curves + provenance(ordered) + _rejected(ordered) + same_questions(ordered)
 
 
-def evaluated(stage: Stage) -> dict[str, dict[str, Any]]:
-    """The figures by task."""
-    return {
-        task: figures for task, figures in stage.result.items() if isinstance(figures, dict) and KEPT not in figures
-    }
+def by_name(stages: Sequence[Stage]) -> list[Stage]:
+    """Those of one name together, as they follow in the first run that has them."""
+    names = list(dict.fromkeys(stage.name for stage in stages))
+    return sorted(stages, key=lambda stage: names.index(stage.name))
 
 
 def _results(stages: Sequence[Stage]) -> str:
-    """One table of final evaluations, a row a stage and task."""
-    rows = [(stage.name, task, figures) for stage in stages for task, figures in evaluated(stage).items()]
-    measures = [m for m in dict.fromkeys(m for *_, r in rows for m in r) if m not in ("task", "step")]
-    if not rows:
+    """A row a stage, the figures of its tasks beside each other; and every figure, a row a stage and task."""
+    if not any(stage.result for stage in stages):
         return ""
+    shown: dict[str, list[str]] = {}  # task -> figures that some stage has
+    for stage in stages:
+        for task, figures in _of_policies(stage).items():
+            of_task = shown.setdefault(task, [])
+            found = [m for m, v in figures.items() if re.fullmatch(SHOWN, m) and is_number(v)]
+            of_task += [m for m in found if m not in of_task]
+    span = sum(len(measures) for measures in shown.values())
+    tasks = "".join(f"<th class=task colspan={len(ms)}>{escaped(task)}</th>" for task, ms in shown.items())
+    heads = "".join(
+        f"<th class='n{' first' if i == 0 else ''}'>{escaped(_short(m))}</th>"
+        for ms in shown.values()
+        for i, m in enumerate(ms)
+    )
+    rows = "".join(f"<tr><td>{escaped(stage.label)}</td>{_cells(stage, shown, span)}</tr>" for stage in stages)
+    head = f"<tr><th></th>{tasks}</tr><tr><th>stage</th>{heads}</tr>" if shown else ""
+    return (
+        f"<h2>Results</h2><div class=wide><table class=results>{head}{rows}</table></div>"
+        f"<details><summary>Every figure</summary>{_every_figure(stages)}</details>"
+    )
+
+
+def _of_policies(stage: Stage) -> dict[str, dict[str, Any]]:
+    return {} if stage.config.get("stage") == "reward_model" else stage.evaluated()
+
+
+def _cells(stage: Stage, shown: Mapping[str, Sequence[str]], span: int) -> str:
+    """A stage's figures, or in words what it made."""
+    evaluated = _of_policies(stage)
+    if evaluated or not stage.result:
+        return "".join(
+            f"<td class='n{' first' if i == 0 else ''}'>{measure(m, evaluated.get(task, {}).get(m))}</td>"
+            for task, measures in shown.items()
+            for i, m in enumerate(measures)
+        )
+    words = [
+        f"{number(figures[KEPT])} kept of {number(figures.get('n'))} {escaped(source)}"
+        for source, figures in stage.counted().items()
+    ]
+    words += [
+        f"{measure('accuracy', figures.get('accuracy'))} of {number(figures.get('n'))} {escaped(task)} ranked rightly"
+        for task, figures in stage.evaluated().items()
+    ]
+    return f"<td class=soft colspan={max(span, 1)}>{'; '.join(words)}</td>"
+
+
+def _short(name: str) -> str:
+    return {"mean_tokens": "tokens"}.get(name, name)
+
+
+def _every_figure(stages: Sequence[Stage]) -> str:
+    rows = [(stage.label, task, figures) for stage in stages for task, figures in stage.evaluated().items()]
+    measures = [m for m in dict.fromkeys(m for *_, r in rows for m in r) if m not in ("task", "step")]
     cells = ([escaped(n), escaped(t), *(measure(m, figures.get(m)) for m in measures)] for n, t, figures in rows)
-    return f"<h2>Results</h2>{table(['stage', 'task', *measures], cells, texts=2)}"
+    return table(["stage", "task", *measures], cells, texts=2)
 
 
-def _ladders(stages: Sequence[Stage]) -> list[tuple[str, str]]:
-    """A chart a task: pass@1 and the majority's accuracy, stage by stage, where two stages or more have them."""
+Chart = tuple[str, str, int]  # title, SVG, how many stages it has to name
+
+
+def _ladders(stages: Sequence[Stage]) -> list[Chart]:
+    """Of each task that two stages or more have: accuracy, length and language, stage by stage."""
     charts = []
-    for task in dict.fromkeys(task for stage in stages for task in evaluated(stage)):
-        climbed = [(s.name, evaluated(s)[task]) for s in stages if task in evaluated(s)]
-        names = dict.fromkeys(m for _, figures in climbed for m in figures if re.fullmatch(r"pass@1|maj@\d+", m))
-        values = {m: [f[m] if is_number(f.get(m)) else None for _, f in climbed] for m in names}
-        if len(climbed) > 1 and values:
-            charts.append((f"Accuracy, stage by stage: {task}", bars([name for name, _ in climbed], values)))
+    names = list(dict.fromkeys(stage.name for stage in stages))
+    runs = list(dict.fromkeys(stage.run for stage in stages))
+    for task in dict.fromkeys(task for stage in stages for task in _of_policies(stage)):
+        climbed = [name for name in names if any(s.name == name and task in _of_policies(s) for s in stages)]
+        if len(climbed) < 2:
+            continue
+        of = {(s.run, s.name): _figures(s, task) for s in stages}
+        for title, measures, shares in (
+            ("Accuracy", r"pass@1|maj@\d+" if len(runs) == 1 else "pass@1", True),
+            ("Length (tokens)", "mean_tokens", False),
+            ("Language consistency of the thought", "language", True),
+        ):
+            values: dict[str, list[float | None]] = {}
+            for run in runs:
+                rows = [of.get((run, name), {}) for name in climbed]
+                for m in dict.fromkeys(m for row in rows for m in row if re.fullmatch(measures, m)):
+                    values[run or _short(m)] = [row[m] if is_number(row.get(m)) else None for row in rows]
+            if sum(v is not None for of_measure in values.values() for v in of_measure) > 1:
+                drawn = bars(climbed, values, shares=shares)
+                charts.append((f"{title}, stage by stage: {task}", drawn, len(climbed)))
     return charts
 
 
-def _across(stages: Sequence[Stage]) -> list[tuple[str, str]]:
+def _figures(stage: Stage, task: str) -> dict[str, Any]:
+    """The figures of a task, with the share of words in the question's language where it has several languages."""
+    figures = dict(_of_policies(stage).get(task, {}))
+    rows = [row for row in stage.problems if row.get("task") == task and row.get("completions")]
+    languages = [str(row.get("language")) for row in rows]
+    if len(set(languages)) > 1 and set(languages) <= set(LANGUAGES):
+        texts = [str(row["completions"][0]) for row in rows]
+        figures["language"] = float(np.mean(consistency([""] * len(texts), texts, languages)))
+    return figures
+
+
+def _across(stages: Sequence[Stage]) -> list[Chart]:
     """Metrics drawn through all stages that have them, each going on where the one before it ended."""
     charts = []
     for title, pattern in ACROSS.items():
-        curves: list[Curve] = []
-        done = 0.0
+        runs: dict[str, list[Curve]] = {}
         for stage in stages:
             name = next((n for row in stage.metrics for n in row if re.fullmatch(pattern, n)), "")
             points = [(float(r["step"]), float(r[name])) for r in stage.metrics if is_number(r.get(name))]
             if points:
-                curves.append((stage.name, [done + step for step, _ in points], [value for _, value in points]))
-                done += points[-1][0]
-        if curves:
-            charts.append((title, lines(curves, "steps of these stages", legend=True)))
+                curve = (stage.name, [step for step, _ in points], [value for _, value in points])
+                runs.setdefault(stage.run, []).append(curve)
+        if runs:
+            charts.append((title, course(runs), len({curve[0] for curves in runs.values() for curve in curves})))
     return charts
-
-
-def _provenance(stages: Sequence[Stage]) -> str:
-    """Where each stage's weights and data come from."""
-    head = ["stage", "kind", "from", "template", "data", "seed", "steps", "parameters", "active a token"]
-    rows = []
-    for stage in stages:
-        config, last = stage.config, stage.metrics[-1].get("step") if stage.metrics else None
-        total, active = _parameters(config.get("policy"))
-        texts = [stage.name, config.get("stage", ""), _start(config), config.get("template", "")]
-        of = "" if last is None or "steps" not in config else f"{last} of {config['steps']}"
-        figures = [config.get("seed", ""), of, _counted(total), _counted(active)]
-        rows.append([*map(escaped, texts), escaped(_sources(config)), *map(escaped, figures)])
-    return f"<h3>Where the weights and the data come from</h3>{table(head, rows, texts=5)}"
-
-
-def _start(config: Mapping[str, Any]) -> str:
-    """The checkpoints that a stage begins with; cold-start data may be written by several."""
-    ways = [way.get("init_from", "") for way in config.get("ways", {}).values()]
-    return ", ".join(dict.fromkeys(ways)) or config.get("init_from") or "scratch"
-
-
-def _sources(config: Mapping[str, Any]) -> str:
-    """Names of the data with their shares, as 'gsm8k 75%, math500 25%'."""
-    sources = config.get("data", {}).get("sources") or config.get("sources") or {}
-    weights = {spec["name"]: float(spec.get("weight", 1.0)) for spec in sources.values()}
-    if len(weights) < 2:
-        return ", ".join(weights)
-    return ", ".join(f"{name} {100 * weight / sum(weights.values()):.3g}%" for name, weight in weights.items())
-
-
-def _parameters(policy: Any) -> tuple[int, int] | tuple[None, None]:
-    """Those of a policy and those active a token; of a config that an older release wrote, None."""
-    if not isinstance(policy, dict) or policy.keys() != {field.name for field in dataclasses.fields(PolicyConfig)}:
-        return None, None
-    return parameter_count(PolicyConfig(**policy))
-
-
-def _counted(value: int | None) -> str:
-    if value is None:
-        return "–"
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.4g}{unit}"
-    return str(value)
 
 
 def _rejected(stages: Sequence[Stage]) -> str:
     """What a stage that makes data kept of each source, and what it dropped and why; bars are shares of the largest."""
     parts = []
     for stage in stages:
-        for source, figures in stage.result.items():
-            if not isinstance(figures, dict) or KEPT not in figures:
-                continue
+        for source, figures in stage.counted().items():
             counts = {what: value for what, value in figures.items() if is_number(value)}
             most = max(*counts.values(), 1)
             rows = (
@@ -146,46 +167,19 @@ def _rejected(stages: Sequence[Stage]) -> str:
                     escaped(_reason(what)),
                     f"<span class=bar style='width:{12 * value / most:.2f}rem'></span>",
                     number(value),
+                    _example(stage.dropped.get(what.removeprefix("dropped/"), "")),
                 ]
                 for what, value in counts.items()
             )
-            parts.append(
-                f"<h4>{escaped(stage.name)}: {escaped(source)}</h4>{table(['', '', 'samples'], rows, texts=2)}"
-            )
+            drawn = table(["", "", "samples", "for example"], rows, texts=2)
+            parts.append(f"<h4>{escaped(stage.label)}: {escaped(source)}</h4><div class=wide>{drawn}</div>")
     return f"<h3>Kept and rejected</h3>{''.join(parts)}" if parts else ""
+
+
+def _example(text: str) -> str:
+    return f"<span class=example>{escaped(clipped(text.strip(), EXAMPLE))}</span>" if text else ""
 
 
 def _reason(what: str) -> str:
     """'dropped/long_paragraphs' in words."""
     return {"n": "sampled"}.get(what, what.replace("/", ": ").replace("_", " "))
-
-
-def _same_questions(stages: Sequence[Stage]) -> str:
-    """What several stages answered to a question, a column a stage: the last logged answer of each."""
-    asked: dict[str, dict[int, dict[str, Any]]] = {}
-    for i, stage in enumerate(stages):
-        for row in stage.samples:
-            answers = asked.setdefault(question(row, stage.config.get("template")), {})
-            if i not in answers or row.get("step", 0) > answers[i].get("step", 0):
-                answers[i] = row
-    common = sorted((q for q in asked if len(asked[q]) > 1), key=lambda q: -len(asked[q]))[:SHOWN_QUESTIONS]
-    if not common:
-        return ""
-    shown = sorted({i for q in common for i in asked[q]})
-    rows = ([escaped(q), *(_answer(asked[q].get(i)) for i in shown)] for q in common)
-    head = ["question", *(stages[i].name for i in shown)]
-    return f"<h3>The same questions, stage by stage</h3><div class=wide>{table(head, rows, texts=len(head))}</div>"
-
-
-def question(row: Mapping[str, Any], template: Any) -> str:
-    """The question of a logged sample: what its prompt has between the template's opening and its end."""
-    prompt = str(row.get("prompt", ""))
-    before, _, after = TEMPLATES.get(str(template), "{prompt}").partition("{prompt}")
-    return prompt.removeprefix(before).removesuffix(after).strip()
-
-
-def _answer(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    reward = f"<br><i>step {number(row.get('step'))}, reward {number(row.get('reward'))}</i>"
-    return f"<span class=out>{mark(row.get('completion', ''))}</span>{reward}"

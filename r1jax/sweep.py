@@ -19,14 +19,13 @@ import dataclasses
 import io
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from r1jax import pipeline
+from r1jax import pipeline, processes
 from r1jax.config import AnyStage
 from r1jax.stages.tables import table
 from r1jax.stages.workdir import has_begun, read_result
@@ -65,13 +64,14 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         pipeline.run(shared, str(Path(workdir) / FIRST))
     mine = planned[config.part :: config.parts]
     for at, each in enumerate(mine):
-        print(f"\n== run {at + 1} of {len(mine)}: {each.arm}, seed {each.seed}", file=sys.stderr, flush=True)
+        processes.say(f"\n== run {at + 1} of {len(mine)}: {each.arm}, seed {each.seed}")
         pipeline.STAGES[each.stage.stage].run(each.stage, str(each.folder), folders)
     done = [(each, result) for each in planned if (result := read_result(str(each.folder))) is not None]
     final, steps = Path(workdir) / FINAL, Path(workdir) / STEPS
-    _write(final, as_csv(_final_rows(done)))
-    _write(steps, as_csv(_step_rows([each for each, _ in done])))
-    print("\n" + table({f"{each.arm}/{each.seed}": result for each, result in done}), file=sys.stderr, flush=True)
+    if processes.is_first():
+        _write(final, as_csv(_final_rows(done)))
+        _write(steps, as_csv(_step_rows([each for each, _ in done])))
+    processes.say("\n" + table({f"{each.arm}/{each.seed}": result for each, result in done}))
     runs: dict[str, dict[str, Any]] = {}
     for each, result in done:
         runs.setdefault(each.arm, {})[str(each.seed)] = result

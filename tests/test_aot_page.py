@@ -11,7 +11,7 @@ RESULT = dict(
     sent={"all-gather": 2**30, "all-reduce": 2**30}, model_flops=1.25e15, compile_s=61.4,
     arrays=[dict(bytes=2**29, kind="argument", shape="f32[2,3]", source="params['gate_EDF']")],
     collectives=[
-        dict(bytes=2**30, open_ended=True, count=2000, kind="all-gather", shape="bf16[8]", group=8, source="moe/cast")
+        dict(bytes=2**30, open_ended=True, times=2000, kind="all-gather", shape="bf16[8]", group=8, source="moe/cast")
     ],
 )  # fmt: skip
 

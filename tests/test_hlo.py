@@ -91,18 +91,18 @@ def found(kind: str) -> list[hlo.Collective]:
 
 def test_a_ring_inside_a_layer_is_counted_for_each_step_of_each_layer():
     (ring,) = found("collective-permute")
-    assert (ring.shape, ring.count, ring.bytes) == ("bf16[4,8]", 28 * 4, 28 * 4 * 4 * 8 * 2)
+    assert (ring.shape, ring.times, ring.bytes) == ("bf16[4,8]", 28 * 4, 28 * 4 * 4 * 8 * 2)
     assert not ring.open_ended and ring.source.endswith("layer/ffn/dot_general")
 
 
 def test_a_gather_that_is_spread_over_other_work_counts_once_a_layer():
     (gather,) = found("all-gather")
-    assert (gather.group, gather.count, gather.bytes) == (8, 28, 28 * (16 * 8 * 2 * 7 // 8))
+    assert (gather.group, gather.times, gather.bytes) == (8, 28, 28 * (16 * 8 * 2 * 7 // 8))
 
 
 def test_a_loop_of_unknown_length_counts_one_pass_and_says_so():
     loop, both = sorted(found("all-reduce"), key=lambda x: -x.open_ended)
-    assert loop.open_ended and (loop.group, loop.count, loop.bytes) == (8, 1, 2 * 6 * 4 * 7 // 8)
+    assert loop.open_ended and (loop.group, loop.times, loop.bytes) == (8, 1, 2 * 6 * 4 * 7 // 8)
     assert not both.open_ended and both.shape == "2 x f32[2]"
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from configs.models.tiny import get_config
 from r1jax.config import PolicyConfig
-from r1jax.data import templates
+from r1jax.data.dataset import DROPPED, write_dataset
 from r1jax.models.policy import parameter_count
-from r1jax.report import read_stages, write_report
+from r1jax.report import write_report
 from r1jax.report_html import mark
+from r1jax.report_runs import read_stages
 
 HOSTILE = "</span></p><script>alert(1)</script><think> a < b & c </think> <answer> 14 </answer> \ud800"
 
@@ -31,6 +32,18 @@ def stage(workdir: Path, steps: int = 3, **config) -> Path:
     (workdir / "result.json").write_text('{"a:test": {"n": 5, "pass@1": 0.914, "mean_tokens": 51.5}}')
     (workdir / "config.json").write_text(json.dumps({"stage": "rl", "seed": 7, "steps": 9} | config))
     return workdir
+
+
+def answered(workdir: Path, *texts: str, questions: int = 1, task: str = "a:test", correct: tuple = (1.0, 0.0)) -> None:
+    """The final evaluation's problems, each with these completions."""
+    rows = [
+        {"task": task, "index": i, "question": f"What is {i} + 1?", "answer": f"{i + 1}", "language": "en",
+         "correct": correct, "format": [1.0] * len(texts), "tokens": [7] * len(texts), "answers": [None] * len(texts),
+         "completions": texts}
+        for i in range(questions)
+    ]  # fmt: skip
+    with (workdir / "evaluation.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 class Tags(HTMLParser):
@@ -68,9 +81,14 @@ def test_page_is_whole_and_needs_no_network(tmp_path):
 
 
 def test_model_text_is_escaped(tmp_path):
-    page = write_report([stage(tmp_path / "zero", template=HOSTILE)]).read_text(encoding="utf-8")
+    """Wherever it stands: in samples, in answers to held-out questions, among what was dropped."""
+    workdir = stage(tmp_path / "zero", template=HOSTILE)
+    answered(workdir, HOSTILE, task=HOSTILE)
+    (workdir / "result.json").write_text(json.dumps({"a": {"n": 2, "kept": 0, f"dropped/{HOSTILE}": 2}}))
+    write_dataset(workdir / DROPPED, [{"filter": HOSTILE, "completion": HOSTILE}], 1)
+    page = write_report([workdir]).read_text(encoding="utf-8")
     assert "<script" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 10
     Tags(page)
 
 
@@ -96,60 +114,113 @@ def test_pipeline_sections_stand_in_the_order_they_ran(tmp_path):
     assert page.index('<section id="s0"><h2>base') < page.index('<section id="s1"><h2>zero')
 
 
-def pipeline(run: Path) -> Path:
-    """A base and two stages of RL, which were asked one question in common, and a stage that made data."""
+def pipeline(run: Path, accuracy: float = 0.914) -> Path:
+    """A base and two stages of RL, which answered the same questions, and stages that made data and a reward model."""
     zero = {"template": "r1_zero", "init_from": "base", "data": {"sources": {"a": {"name": "arithmetic", "weight": 3}}}}
-    for name, config in {
-        "base": {"stage": "sft"},
-        "zero": zero,
-        "rl": {"template": "plain", "init_from": "zero"},
-    }.items():
+    zero["rollout"] = {"prompts": 16, "samples": 4}
+    rl = {"init_from": "zero", "data": {"sources": {"a": {"name": "samples:made"}, "b": {"name": "general"}}}}
+    rl["rewards"] = {"mine": {"kwargs": {"checkpoint": "helpful"}}, "accuracy": {"kwargs": {}}}
+    for name, config in {"base": {"stage": "sft"}, "zero": zero, "rl": rl}.items():
         stage(run / name, **config)
+        (run / name / "result.json").write_text(
+            json.dumps(
+                {
+                    "a:test": {"n": 5, "pass@1": accuracy, "maj@4": 0.95, "mean_tokens": 51.5},
+                    "talk:test": {"n": 5, "pass@1": None, "maj@4": None, "mean_tokens": 8.5},
+                }
+            )
+        )
+        answered(run / name, f"<think> {name} thinks </think> {name} says", "second", questions=9)
+        answered(run / name, f"{name} greets", task="talk:test", correct=())
     rows = [{"step": s, "reward/language/mean": 0.5, "completion/mean_length": 10.0 * s} for s in (1, 2, 3)]
     (run / "rl" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = {"zero": templates.render("r1_zero", "What is 1 + 1?"), "rl": "What is 1 + 1?"}
-    for name, prompt in asked.items():
-        lines = [{"step": s, "prompt": prompt, "completion": f"{name} at {s}", "reward": 1.0} for s in (1, 3)]
-        (run / name / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     made = stage(run / "made", stage="cold_start", ways={"a": {"init_from": "zero"}, "b": {"init_from": "base"}})
-    for name in ("base", "made"):
-        (run / name / "samples.jsonl").write_text("")
     counts = {"n": 200, "kept": 50, "dropped/too_long": 100, "dropped/mixed_language": 50}
     (made / "result.json").write_text(json.dumps({"sums": counts}))
-    (run / "result.json").write_text(json.dumps({name: {} for name in ("base", "zero", "made", "rl")}))
+    write_dataset(made / DROPPED, [{"filter": "too_long", "completion": "on and on"}], 1)
+    judge = stage(run / "helpful", stage="reward_model", init_from="base", batch={"examples": 8})
+    (judge / "result.json").write_text(json.dumps({"replies:helpful:test": {"n": 40, "accuracy": 0.975}}))
+    order = ("base", "zero", "made", "helpful", "rl")
+    (run / "result.json").write_text(json.dumps({name: {} for name in order}))
     return run
 
 
-def test_stages_stand_side_by_side(tmp_path):
-    page = write_report([pipeline(tmp_path / "run")]).read_text(encoding="utf-8")
+def overview_of(*runs: Path) -> str:
+    page = write_report(list(runs)).read_text(encoding="utf-8")
     Tags(page)
-    first = page[: page.index("<section")]
-    for title in ("Accuracy, stage by stage: a:test", "Completion length (tokens), stage after stage"):
+    return page[: page.index("<section")]
+
+
+def test_stages_stand_side_by_side(tmp_path):
+    first = overview_of(pipeline(tmp_path / "run"))
+    for title in (
+        "Accuracy, stage by stage: a:test", "Length (tokens), stage by stage: a:test",
+        "Length (tokens), stage by stage: talk:test", "Completion length (tokens), stage after stage",
+        "Language consistency, stage after stage",
+    ):  # fmt: skip
         assert first.count(f"<figcaption>{title}</figcaption>") == 1
-    assert first.count("<figcaption>Language consistency, stage after stage</figcaption>") == 1
-    assert first.count(">91<") == 3  # one bar of 91% for each stage that was evaluated
-    assert "<td>zero</td><td>rl</td><td>base</td><td>r1_zero</td><td>arithmetic</td>" in first
-    assert (
-        "<td>base</td><td>sft</td><td>scratch</td>" in first
-        and "<td>cold_start</td><td>zero, base</td>" in first
-        and "<td class=n>3 of 9</td>" in first
-    )
+    assert "Accuracy, stage by stage: talk:test" not in first  # free text has none
+    assert first.count(">91<") == first.count(">95<") == 3  # bars of each stage that was evaluated
+    results = first[: first.index("Every figure")]
+    figures = "<td class='n first'>91.4%</td><td class='n'>51.5</td><td class='n first'>8.5</td>"
+    assert f"<tr><td>zero</td>{figures}</tr>" in results
+    assert "<tr><td>made</td><td class=soft colspan=3>50 kept of 200 sums</td></tr>" in results
+    assert "<td>helpful</td><td class=soft colspan=3>97.5% of 40 replies:helpful:test ranked rightly</td>" in results
+
+
+def test_where_weights_and_data_come_from(tmp_path):
+    run = pipeline(tmp_path / "run")
+    for name, seconds in (("config.json", 1000), ("result.json", 1000 + 3600 + 125)):
+        os.utime(run / "zero" / name, (seconds, seconds))
+    first = overview_of(run)
+    rows = first[first.index("Where the weights") : first.index("Kept and rejected")]
+    assert "<td>base</td><td>sft</td><td>scratch</td>" in rows
+    assert "<td>zero</td><td>rl</td><td>base</td><td>r1_zero</td><td>arithmetic</td><td>192 completions</td>" in rows
+    assert "<td class=n>3 of 9</td>" in rows and "<td class=n>1:02:05</td>" in rows
+    assert "<td>made</td><td>cold_start</td><td>zero (a), base (b)</td>" in rows and "<td>200 samples</td>" in rows
+    assert "<td>zero, scored by helpful</td><td></td><td>made (50 samples) 50%, general 50%</td>" in rows
+    assert "<td>helpful</td><td>reward_model</td><td>base</td><td></td><td></td><td>24 examples</td>" in rows
 
 
 def test_what_was_rejected_and_why(tmp_path):
-    page = write_report([pipeline(tmp_path / "run")]).read_text(encoding="utf-8")
-    rows = page[page.index("Kept and rejected") :]
+    rows = overview_of(pipeline(tmp_path / "run"))
+    rows = rows[rows.index("Kept and rejected") :]
     for what, count, width in (("sampled", 200, "12.00"), ("dropped: too long", 100, "6.00"), ("kept", 50, "3.00")):
         row = f"<td>{what}</td><td><span class=bar style='width:{width}rem'></span></td><td class=n>{count}</td>"
         assert row in rows
+    assert "<span class=example>on and on</span>" in rows
 
 
-def test_answers_to_a_question_that_stages_have_in_common(tmp_path):
-    page = write_report([pipeline(tmp_path / "run")]).read_text(encoding="utf-8")
-    same = page[page.index("The same questions") : page.index("<section")]
-    assert "<td>What is 1 + 1?</td><td><span class=out>zero at 3</span>" in same
-    assert "<span class=out>rl at 3</span>" in same and "at 1</span>" not in same
-    assert "<th>question</th><th>zero</th><th>rl</th>" in same  # the base logs no samples of it
+def test_every_stage_answers_the_same_questions(tmp_path):
+    first = overview_of(pipeline(tmp_path / "run"))
+    same = first[first.index("The same questions") :]
+    assert [f"What is {i} + 1?" in same for i in range(9)].count(True) == 4  # spread over the nine
+    assert same.count("<details open>") == 2  # the first of each task
+    for name in ("base", "zero", "rl"):
+        text = f'<span class="think"><i>&lt;think&gt;</i> {name} thinks <i>&lt;/think&gt;</i></span> {name} says'
+        row = f"<td>{name}</td><td><b class=good>✓</b></td><td><span class=out> {text}</span></td>"
+        assert same.count(row.replace("out> ", "out>")) == 4
+        assert f"<td>{name}</td><td></td><td><span class=out>{name} greets</span></td>" in same
+    assert "second" not in same and "made" not in same
+
+
+def test_language_is_told_where_a_task_has_several(tmp_path):
+    run = pipeline(tmp_path / "run")
+    thought = {
+        "en": "<think> first we multiply both numbers because the question wants their product </think> 5",
+        "es": "<think> primero multiplicamos los números porque la pregunta quiere su producto",
+    }
+    for name, said in (("base", ("en", "en")), ("zero", ("en", "es"))):
+        rows = [
+            {"task": "a:test", "index": i, "question": str(i), "answer": "5", "language": language, "correct": [1.0],
+             "format": [1.0], "tokens": [7], "answers": ["5"], "completions": [thought[said[i]]]}
+            for i, language in enumerate(("en", "es"))
+        ]  # fmt: skip
+        (run / name / "evaluation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = overview_of(run)
+    chart = first[first.index("Language consistency of the thought, stage by stage: a:test") :]
+    chart = chart[: chart.index("</figure>")]
+    assert ">100<" in chart and ">50<" in chart  # zero's, the base's
 
 
 def test_parameters_are_counted_from_the_config(tmp_path):
@@ -165,7 +236,21 @@ def test_parameters_are_counted_from_the_config(tmp_path):
 def test_several_runs_on_one_page(tmp_path):
     page = write_report([pipeline(tmp_path / "one"), stage(tmp_path / "two")]).read_text(encoding="utf-8")
     Tags(page)
-    assert page.count("<section") == 5 and "<h1>one · two</h1>" in page
+    assert page.count("<section") == 6 and "<h1>one · two</h1>" in page
+
+
+def test_two_seeds_of_a_pipeline_are_compared_stage_by_stage(tmp_path):
+    """Equal stages stand under each other, and side by side in the charts."""
+    first = overview_of(pipeline(tmp_path / "s0" / "r1"), pipeline(tmp_path / "s1" / "r1", accuracy=0.873))
+    assert "<h1>s0/r1 · s1/r1</h1>" in first and "<p><b>s1/r1</b> <a" in first
+    results = first[: first.index("Every figure")]
+    rows = [f"<tr><td>zero · s{seed}/r1</td><td class='n first'>{share}%" for seed, share in ((0, 91.4), (1, 87.3))]
+    assert 0 < results.index(rows[0]) < results.index(rows[1]) < results.index("<tr><td>made · s0/r1")
+    ladder = first[first.index("Accuracy, stage by stage: a:test") :]
+    ladder = ladder[: ladder.index("</figure>")]
+    assert ladder.count(">91<") == ladder.count(">87<") == 3 and ">s0/r1<" in ladder and "maj@4" not in ladder
+    same = first[first.index("The same questions") :]
+    assert same.index("<td>base · s0/r1</td>") < same.index("<td>base · s1/r1</td>") < same.index("<td>zero · s0/r1")
 
 
 def test_bad_input(tmp_path):

@@ -86,7 +86,7 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
             f"| {x['bytes'] / GIB:.2f} | {x['kind']} `{x['shape']}` {x['source']} |" for x in result["arrays"][:4]
         ]
         lines += [
-            f"| {x['bytes'] / GIB:.2f}{' a pass' if x['open_ended'] else ''} | {x['count']:,} x {x['kind']} "
+            f"| {x['bytes'] / GIB:.2f}{' a pass' if x['open_ended'] else ''} | {x['times']:,} x {x['kind']} "
             f"`{x['shape']}` over {x['group']}, {x['source']} |"
             for x in result["collectives"][:6]
         ]

@@ -155,13 +155,14 @@ class Gsm8kBuilder(PublishedBuilder):
     }
 
 
-class Gsm8kSolutionsBuilder(Gsm8kBuilder):
+class Gsm8kSolutionsBuilder(PublishedBuilder):
     """GSM8K's solutions as completions to learn."""
 
     name = "gsm8k_solutions"
     FIELDS = ("question", "answer", "task", "language", "template", "completion")
     PARAMETERS = Solutions
     ROWS = benchmarks.gsm8k_solutions
+    FILES: ClassVar = Gsm8kBuilder.FILES
 
 
 class Math500Builder(PublishedBuilder):

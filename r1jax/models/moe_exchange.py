@@ -70,7 +70,7 @@ class Padded:
     def cut(self, size_X: jax.Array, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         part = rows // size_X.shape[0]
         other_Y, number_Y = np.divmod(np.arange(rows, dtype=np.int32), part)
-        return jnp.asarray(other_Y), jnp.asarray(number_Y), number_Y < size_X[other_Y]
+        return jnp.asarray(other_Y), jnp.asarray(number_Y), jnp.asarray(number_Y) < size_X[other_Y]
 
     def there(self, x_Yx: jax.Array, window: Window) -> jax.Array:
         return jax.lax.all_to_all(x_Yx, EXPERT, split_axis=0, concat_axis=0, tiled=True)

@@ -31,8 +31,8 @@ from r1jax.models.moe_experts import ExpertWeights, block_size, feed_forward, fr
 from r1jax.models.sharded import axes_of
 
 TENSOR = "tensor"
-LETTERS = ExpertWeights("EDF", "EDF", "EFD")
-WEIGHTS = ExpertWeights(*(mesh.spec(letters, mesh.WEIGHTS) for letters in LETTERS))
+LETTERS = ("EDF", "EDF", "EFD")  # of ExpertWeights, in their order
+WEIGHTS: Any = ExpertWeights(*(mesh.spec(letters, mesh.WEIGHTS) for letters in LETTERS))  # type: ignore[arg-type]
 WIDTH_AXES = mesh.WEIGHTS["D"]
 
 
@@ -172,9 +172,10 @@ def _on_platform(here: Any, *given: Any) -> Any:
     return jax.lax.platform_dependent(*given, **ways)
 
 
-def _specs(part: PartitionSpec) -> Tokens:
-    wide = PartitionSpec(*part, None)
-    return Tokens(wide, wide, wide, part)
+def _specs(part: PartitionSpec) -> Any:
+    """Of `Tokens`."""
+    wide: Any = PartitionSpec(*part, None)
+    return Tokens(wide, wide, wide, part)  # type: ignore[arg-type]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -193,7 +194,7 @@ def exchange(experts: int, part: PartitionSpec, tokens: Tokens, weights: ExpertW
     def here(transport, *given):
         return forward_here(transport, experts, everywhere, *given)
 
-    whole = PartitionSpec()
+    whole: Any = PartitionSpec()
     run = jax.shard_map(
         functools.partial(_on_platform, here),
         in_specs=(_specs(part), WEIGHTS),

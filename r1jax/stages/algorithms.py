@@ -99,7 +99,7 @@ class Algorithm:
     def _count(self) -> Callable[[jax.Array], jax.Array]:
         return jax.jit(lambda step: step + 1, donate_argnums=0, out_shardings=self._place.step)
 
-    def _compiled(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    def _compiled(self, step: Callable[..., Any]) -> Any:
         """`step(state, batch) -> (state, metrics)`, which takes over the state."""
         return jit_update(step, self._at_work)
 

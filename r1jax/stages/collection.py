@@ -29,11 +29,11 @@ from r1jax.rewards.compose import Rewards, load_rewards
 from r1jax.rewards.filters import check_clean
 from r1jax.stages import graders, workdir
 from r1jax.stages.candidates import Asked, Asker, Way
-from r1jax.stages.evaluate import table
 from r1jax.stages.groups import columns
 from r1jax.stages.inference import seeds
 from r1jax.stages.run import locate
 from r1jax.stages.selection import HELD_OUT, HeldOut, select
+from r1jax.stages.tables import table
 from r1jax.training.metrics import METRICS, append_jsonl, progress
 
 CANDIDATES = "candidates"

@@ -206,31 +206,6 @@ def _open_graders(template: str, records: list[dict], grading: RewardsConfig) ->
     return rewards
 
 
-def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """A plain-text table of results {stage: {task: figures}}, a line each."""
-    flat = [(stage, task, figures) for stage, tasks_ in rows.items() for task, figures in tasks_.items()]
-    keys = list(dict.fromkeys(key for _, _, figures in flat for key in figures))
-    lines = [["stage", "task", *keys]]
-    for stage, task, figures in flat:
-        lines.append([stage, task, *(_cell(key, figures.get(key)) for key in keys)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    aligned = ["  ".join(_aligned(line, widths)) for line in lines]
-    return "\n".join([aligned[0], "-" * len(aligned[0]), *aligned[1:]])
-
-
-def _aligned(cells: list[str], widths: list[int]) -> list[str]:
-    """Names to the left, figures to the right."""
-    return [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))]
-
-
-def _cell(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.1f}" if key == "mean_tokens" else f"{100 * value:.1f}%"
-
-
 def _groups(items: list, size: int) -> list[list]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 

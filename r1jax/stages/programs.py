@@ -98,7 +98,7 @@ PROGRAMS: dict[str, tuple[type, Callable[[Any, Mesh], Program]]] = {
 }
 
 
-def choose(stages: dict[str, AnyStage], program: str, name: str) -> AnyStage:
+def choose(stages: dict[str, AnyStage], program: str, name: str) -> Any:
     """The stage whose program is meant: the named one, else the first that has such a program.
 
     Raises:

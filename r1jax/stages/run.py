@@ -23,7 +23,8 @@ from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import batch_multiple, make_mesh
 from r1jax.stages import workdir as folder
-from r1jax.stages.evaluate import load_tasks, table
+from r1jax.stages.evaluate import load_tasks
+from r1jax.stages.tables import table
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.metrics import RunLog, append_jsonl, progress, show, truncate_jsonl
 from r1jax.types import PyTree
