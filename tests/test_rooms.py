@@ -11,20 +11,20 @@ FLOORS = (  # rooms of one floor do not import each other, but for those in NEIG
     ("data", "models", "rewards", "losses"),
     ("rollout", "training"),
     ("stages",),
-    ("pipeline", "report_stages", "report_figures", "report_html"),
+    ("report_html", "report_figures", "report_runs"),
+    ("report_answers", "report_provenance"),
+    ("report_stages", "pipeline"),
     ("sweep",),
     ("main", "generate", "evaluate", "pairs", "convert", "aot", "report", "command"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# The sections and the mesh speak of the records; the report's comparison of stages is made of figures and HTML; every
-# verb stands on `command`; a pipeline ends with its report.
+# The sections, the processes and the mesh speak of the records; every verb stands on `command`; a pipeline ends with its
+# report.
 NEIGHBOURS = {
     ("config", "types"),
     ("processes", "types"),
     ("mesh", "types"),
     ("mesh", "config"),
-    ("report_stages", "report_figures"),
-    ("report_stages", "report_html"),
 } | {(verb, "command") for verb in FLOORS[-1] if verb != "command"}
 DOWNWARD = {("pipeline", "report")}
 
