@@ -27,6 +27,7 @@ def get_config(slices: str = "1") -> ConfigDict:
         stage.policy = qwen2_5_1_5b.get_config()
         stage.batch.update(row_length=LENGTH, rows=8 * int(slices), micro_rows=8 * int(slices), logit_chunk=8192)
         stage.optimizer.update(lr=1e-6)
+        stage.optimizer.precision.master = stage.policy.param_dtype == "bfloat16"
         stage.router.update(bias_rate=0.0, balance_coef=0.0)
         stage.mesh = meshes.tpu_slice(slices=int(slices))
     sft.mtp_coef = 0.0

@@ -98,9 +98,10 @@ def topology(name: str, slices: int) -> list:
     """
     for key, value in NO_TPU.items():
         os.environ.setdefault(key, value)
+    kwargs = {"num_slices": slices} if slices > 1 else {}
     try:
-        kwargs = {"num_slices": slices} if slices > 1 else {}
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **kwargs).devices)
+        with _without_flags():
+            return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **kwargs).devices)
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}; the TPU's compiler is needed: pip install libtpu") from error
     except jax.errors.JaxRuntimeError as error:
@@ -109,13 +110,13 @@ def topology(name: str, slices: int) -> list:
             "GENERATION:AxBxC such as v5p:8x8x16, or GENERATION:AxB such as v5e:2x4"
         ) from error
 
-
 def hbm_limit(devices: list) -> int:
     """Bytes of a chip's memory that a program may have: what the compiler says of one that is far too large."""
     spread = jax.sharding.NamedSharding(make_mesh(MeshConfig(1, -1, 1, 1, 1), devices), jax.sharding.PartitionSpec())
     endless = jax.ShapeDtypeStruct((2**41,), jnp.int8)
     try:
-        jax.jit(lambda x: x + 1, in_shardings=spread).lower(endless).compile()
+        with _without_flags():
+            jax.jit(lambda x: x + 1, in_shardings=spread).lower(endless).compile()
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"available HBM \(([\d.]+)([KMGT]?)\)", str(error))
         if found:
@@ -126,7 +127,7 @@ def hbm_limit(devices: list) -> int:
 
 def compile_program(program: Program, limit: int) -> Compiled:
     """Compiles, and reads back what the compiler has written of the program, whether it fits or not."""
-    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(program.mesh), _uncached():
+    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(program.mesh), _uncached(), _without_flags():
         lowered = program.lower()
         began = time.perf_counter()
         memory = {"limit": limit}
@@ -150,9 +151,20 @@ def compile_program(program: Program, limit: int) -> Compiled:
 
 
 @contextlib.contextmanager
+def _without_flags() -> Iterator[None]:
+    """libtpu reads XLA_FLAGS, too, and ends the process at a flag that only another platform knows."""
+    kept = os.environ.pop("XLA_FLAGS", None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            os.environ["XLA_FLAGS"] = kept
+
+
+@contextlib.contextmanager
 def _uncached() -> Iterator[None]:
     """What is found in the cache of compiled programs was not written out, nor timed."""
-    before = jax.config.read("jax_enable_compilation_cache")
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     try:
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()  # it has noted whether it is to be used

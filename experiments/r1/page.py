@@ -102,7 +102,7 @@ def table(results: Sequence[Result], seeds: Sequence[int], command: str) -> list
     for result in results:
         one = f"`{command} --only={result.key}`"
         if result.missing:
-            lines.append(f"| {result.key} {result.title} | | {' | ' * (len(names) - 1)}| not measured | {one} |")
+            lines.append(f"| {result.key} {result.title} {'| ' * (1 + len(names))}| not measured | {one} |")
             continue
         index = next(i for i, row in enumerate(result.rows[0]) if row.headline)
         name, figures = result.rows[0][index].name, cells(result, index)

@@ -129,7 +129,7 @@ def decoding(policy: PolicyConfig, chip: Chip, sizes: Sizes, *, sequences: int, 
     """One token for each of `sequences`, whose caches hold `cache` tokens on average and have room for `longest`.
 
     Nothing is gathered: experts stay on their chips, other parameters are whole on each but for `tensor`
-    (configs/meshes.py, `decoding`); sequences are split over every axis but `tensor`, along which each has the cache.
+    (configs/meshes, `decoding`); sequences are split over every axis but `tensor`, along which each has the cache.
     """
     split, tensor = work.ways(sizes, mesh_rules.ACTIVATIONS["B"]), sizes["tensor"]
     own = sequences / split
