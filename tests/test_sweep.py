@@ -66,6 +66,7 @@ def test_what_cannot_be_run_is_refused(changes, message, tmp_path):
         sweep.plan(config(**changes), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_each_once_and_tables_hold_all(tmp_path):
     base = str(smoke_run.finished() / "base")
     half = sweep.run(config(base, parts=2), str(tmp_path))  # the first of two machines: every second run
