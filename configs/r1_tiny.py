@@ -5,13 +5,16 @@ command:   make r1
            one stage alone, on what the earlier ones have left in runs/r1:
            python -m r1jax.main --config=configs/r1_tiny.py:reasoning --workdir=runs/reasoning
 hardware:  2 CPU cores
+time:      31 min 31 s with set-up, nothing compiled before, measured 2026-11-21
+expected:  500 held-out problems, 16 samples, pass@1 (seed 1): base 32.3% (30.8), R1-Zero 86.5% (83.7), reasoning 86.0%
+           (87.1), R1 89.4% (89.0), distilled student 84.4% (86.3), the same under RL alone 74.7% (79.0)
 deviations from the paper, besides size:
 
 - Base and student are pretrained here, on procedural text that `docs/corpus.md` describes: arithmetic in two languages,
   half of whose longer solutions change language on the way, and a little of how people ask and reply.
 - Arithmetic is the one reasoning task, so nothing wants a judge, and evaluation has one benchmark of it.
 - Rules rewrite R1-Zero's outputs; no person, and no model, refines them.
-- The clip is 0.2, the first inner epoch is one update, and the reference is R1-Zero's start: a run has tens of updates.
+- The clip is 0.2, a rollout is one update, and the reference stays as it was: a stage has tens of updates.
 - Preferences are over what is helpful and harmless in small talk about everyday things, from labelled pairs.
 - Three runs that the paper only speaks of are stages: R1-Zero with a reward for keeping to one language, the student
   under RL alone, and PPO.
