@@ -84,9 +84,9 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 def pids(process: subprocess.Popen) -> list[int]:
     """Of the Python processes that a script has started, by their numbers."""
-    listed = subprocess.run(["ps", "-e", "-o", "pgid=,pid=,args="], capture_output=True, text=True).stdout
+    listed = subprocess.run(["ps", "-eww", "-o", "sid=,pid=,args="], capture_output=True, text=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
-    mine = [(int(pid), words) for pgid, pid, words in rows if int(pgid) == process.pid and "--process=" in words]
+    mine = [(int(pid), words) for sid, pid, words in rows if int(sid) == process.pid and "--process=" in words]
     return [pid for pid, _ in sorted(mine, key=lambda row: row[1].rsplit("--process=")[1])]
 
 
