@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 SEED ?= 0
+SLOW ?= slow
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,8 +33,8 @@ r1: $(INSTALLED)  ## the whole recipe: every stage of DeepSeek-R1, about an hour
 test: $(INSTALLED_DEV)  ## the tests, on eight simulated CPU devices (tests/conftest.py)
 	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
 
-test-slow: $(INSTALLED_DEV)  ## the long tests
-	$(BIN)/python -m pytest -q -m slow
+test-slow: $(INSTALLED_DEV)  ## the long tests; SLOW="slow and not longest" for those that CI runs
+	$(BIN)/python -m pytest -q -m "$(SLOW)" -n 2
 
 check: $(INSTALLED_DEV)  ## format, lint, types, shell scripts
 	$(BIN)/ruff format --check .

@@ -110,6 +110,7 @@ def topology(name: str, slices: int) -> list:
             "GENERATION:AxBxC such as v5p:8x8x16, or GENERATION:AxB such as v5e:2x4"
         ) from error
 
+
 def hbm_limit(devices: list) -> int:
     """Bytes of a chip's memory that a program may have: what the compiler says of one that is far too large."""
     spread = jax.sharding.NamedSharding(make_mesh(MeshConfig(1, -1, 1, 1, 1), devices), jax.sharding.PartitionSpec())

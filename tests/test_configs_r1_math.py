@@ -84,6 +84,7 @@ def small(source_dir: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_real_problems_pass_through_every_stage(tmp_path, source_dir):
     result = pipeline.run(small(source_dir), str(tmp_path))["stages"]
     for name in ("cold_start", "reasoning", "sft2"):

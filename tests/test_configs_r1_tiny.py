@@ -121,6 +121,7 @@ def smallest():
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_killed_at_any_point_it_ends_with_the_same_numbers(tmp_path):
     seed = random.randrange(10**6)
     print(f"seed {seed}")

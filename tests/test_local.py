@@ -160,6 +160,7 @@ def restored(workdir: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_process_killed_the_rest_stop_and_a_restart_resumes(victim, alone, tmp_path):
     process = started(2, tmp_path, devices=2)
@@ -176,6 +177,7 @@ def test_one_process_killed_the_rest_stop_and_a_restart_resumes(victim, alone, t
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_notice_to_one_saves_and_ends_all_and_a_restart_goes_on(alone, tmp_path):
     process = started(2, tmp_path, "--config.stages.zero.checkpoint.every=100", devices=2)
     wait_for(tmp_path / "zero" / "config.json", process)
