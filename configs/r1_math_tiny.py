@@ -1,14 +1,17 @@
 """GSM8K and MATH-500 through cold start, RL, rejection sampling and evaluation, on their real text and with a tiny
 policy: that real problems pass through every part, no more.
 
-So small a policy copies the sound of a solution and is right by luck. The base has therefore read GSM8K's own
-solutions, in plain words and in R1-Zero's form, and cold start keeps what is readable whether or not it is right
-(`READABLE`). What RL is rewarded for and what rejection sampling keeps has to be right, as everywhere.
+So small a policy copies the sound of a solution and is right by luck: of 512 samples none was. The base has therefore
+read GSM8K's own solutions, in plain words and in R1-Zero's form, and cold start and rejection sampling keep what is
+readable, right or wrong (`READABLE`). What RL is rewarded for has to be right, as everywhere.
 
 command:   python -m r1jax.main --config=configs/r1_math_tiny.py --workdir=runs/r1_math
            (--config=configs/r1_math_tiny.py:DIR reads DIR/gsm8k/{train,test}.jsonl and DIR/math500/test.jsonl;
            without it they are downloaded)
 hardware:  2 CPU cores
+time:      6 min 38 s beside other work, measured 2026-11-21
+expected:  512 samples each: cold start keeps 69, rejection sampling 58 (and 19 general ones); pass@1 0% on 16 problems of
+           either benchmark
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +20,7 @@ from configs import cold_start_tiny, r1_zero_tiny, rejection_tiny, reward_model_
 
 VOCABULARY = 1024
 CONTEXT, ROW, TOKENS = 1024, 640, 128  # the longest training prompt takes over 500
-READABLE, RIGHT = 1.0, 2.0  # thresholds: a point for the form, and one for the answer
+READABLE = 1.0  # a threshold: a point for the form; one for the answer, too, would be 2
 # A problem of the train split, and its solution.
 FEW_SHOT = (
     "Weng earns $12 an hour for babysitting. Yesterday, she just did 50 minutes of babysitting. How much did she earn? "
@@ -85,20 +88,20 @@ def reasoning(source_dir: str) -> ConfigDict:
     return config
 
 
-def made(config: ConfigDict, source_dir: str, limit: int, threshold: float) -> ConfigDict:
+def made(config: ConfigDict, source_dir: str, limit: int) -> ConfigDict:
     """A stage that makes a dataset from GSM8K's training problems; both test sets are held out of it."""
     config.data.sources = {"gsm8k": {"name": "gsm8k", "weight": 1.0, "kwargs": {}}}
     config.data.source_dir = source_dir
     config.update(limit=limit, shards=4)
     config.rollout.update(prompts=16, samples=4, max_tokens=TOKENS)
     config.selection.held_out = held_out()
-    config.selection.threshold = threshold
+    config.selection.threshold = READABLE
     config.selection.filters.long_paragraphs.maximum = 200  # words
     return config
 
 
 def cold_data(source_dir: str) -> ConfigDict:
-    config = made(cold_start_tiny.collect(), source_dir, limit=128, threshold=READABLE)
+    config = made(cold_start_tiny.collect(), source_dir, limit=128)
     config.ways.few_shot.prompt, config.ways.direct.prompt = FEW_SHOT, DIRECT
     for way in config.ways.values():
         way.init_from = "base"  # which has R1-Zero's form from GSM8K's solutions: there is no R1-Zero here
@@ -106,7 +109,7 @@ def cold_data(source_dir: str) -> ConfigDict:
 
 
 def rejection(source_dir: str) -> ConfigDict:
-    config = made(rejection_tiny.get_config().unlock(), source_dir, limit=128, threshold=RIGHT)
+    config = made(rejection_tiny.get_config().unlock(), source_dir, limit=128)
     config.update(init_from="reasoning", template="r1", rewards=cold_start_tiny.rewards())
     return config
 

@@ -31,7 +31,6 @@ def test_the_stages_follow_the_recipe_and_both_benchmarks_are_held_out():
         assert {spec.name for spec in held_out.values()} == (set() if name == "base" else BENCHMARKS)
         assert stage.data.source_dir == "DIR"
         assert not any(spec.name.endswith(":test") for spec in stage.data.sources.values())
-    assert stages["rejection"].selection.threshold == 2.0  # right and readable
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,6 @@ def small(source_dir: Path):
                 stage.batch.update(rows=8, micro_rows=8)  # of eight devices each has one
             else:
                 stage.update(limit=48, shards=2)
-                stage.selection.threshold = r1_math_tiny.READABLE
         config.stages.base.steps = 200
         config.stages.cold_start.steps = config.stages.sft2.steps = 20
         config.stages.reasoning.steps = 2
