@@ -18,7 +18,7 @@ FLOORS = (  # rooms of one floor do not import each other, but for those in NEIG
     ("main", "generate", "evaluate", "pairs", "convert", "aot", "report", "command"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# Sections, processes and mesh speak of the records; every verb stands on `command`; a pipeline ends with its report.
+# Sections, processes and mesh speak of the records; each verb stands on `command`; a pipeline ends with its report.
 NEIGHBOURS = {
     ("config", "types"),
     ("processes", "types"),
