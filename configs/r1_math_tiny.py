@@ -10,8 +10,8 @@ command:   python -m r1jax.main --config=configs/r1_math_tiny.py --workdir=runs/
            without it they are downloaded)
 hardware:  2 CPU cores
 time:      6 min 38 s beside other work, measured 2026-11-21
-expected:  512 samples each: cold start keeps 69, rejection sampling 58 (and 19 general ones); pass@1 0% on 16 problems of
-           either benchmark
+expected:  of 512 samples each cold start keeps 69, rejection sampling 58 (and 19 general ones); pass@1 0% on 16
+           problems of either benchmark
 """
 
 from ml_collections import ConfigDict
