@@ -154,6 +154,7 @@ def compile_program(program: Program, limit: int) -> Compiled:
 @contextlib.contextmanager
 def _without_flags() -> Iterator[None]:
     """libtpu reads XLA_FLAGS, too, and ends the process at a flag that only another platform knows."""
+    jax.devices("cpu")  # has read those that are its own, then
     kept = os.environ.pop("XLA_FLAGS", None)
     try:
         yield

@@ -30,7 +30,8 @@ def test_finished_pipeline_says_so_and_trains_nothing(capsys):
     first, second = (line for line in said.splitlines() if line.startswith("== stage"))
     assert first.startswith("== stage 1 of 2: base (sft), 0:00:") and first.endswith("; then zero")
     assert second.startswith("== stage 2 of 2: zero (rl), 0:00:") and second.endswith("; then the report")
-    table = said[said.index("stage  task") :]
+    table = said[said.index("\nstage ") :]
+    assert "pass@1" in table.splitlines()[1]
     assert table.index("\nbase ") < table.index("\nzero ") < table.index("report: ")
     assert result == json.loads((folder / "returned.json").read_text())
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/checkpoints/*")}
