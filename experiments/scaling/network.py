@@ -8,6 +8,7 @@ network. No latency is counted, and every axis is given its links for itself.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
 
 from experiments.scaling.chips import Chip, torus_pieces
 
@@ -21,28 +22,16 @@ class Links:
 
     gather: dict[str, float]
     exchange: dict[str, float]
+    joined: Callable[[Iterable[float]], float]  # the rate of a gather over several axes, from theirs
 
     def gather_seconds(self, axes: tuple[str, ...], received: float) -> float:
         """Of an all-gather or a reduce-scatter over `axes` together; `received` bytes a chip."""
         rates = [self.gather[axis] for axis in axes if axis in self.gather]
         return received / self.joined(rates) if rates and received else 0.0
 
-    def joined(self, rates: list[float]) -> float:
-        raise NotImplementedError
-
     def exchange_seconds(self, axis: str, sent: float) -> float:
         """Of an all-to-all; `sent` bytes leave a chip."""
         return sent * self.exchange.get(axis, 0.0)
-
-
-class TorusLinks(Links):
-    def joined(self, rates: list[float]) -> float:
-        return sum(rates)  # axes lie on different dimensions, or share one at half its rate
-
-
-class MachineLinks(Links):
-    def joined(self, rates: list[float]) -> float:
-        return min(rates)  # what has to come over the network binds
 
 
 def links(chip: Chip, sizes: dict[str, int]) -> Links:
@@ -70,7 +59,7 @@ def _torus(chip: Chip, sizes: dict[str, int]) -> Links:
         exchange[axis] = max(p.extent / 4 / rate for p, rate in zip(pieces, rates, strict=True))
     if slices > 1:
         gather["data"] = chip.network_rate
-    return TorusLinks(gather, exchange)
+    return Links(gather, exchange, sum)  # axes lie on different dimensions, or share one at half its rate
 
 
 def _machines(chip: Chip, sizes: dict[str, int]) -> Links:
@@ -85,4 +74,4 @@ def _machines(chip: Chip, sizes: dict[str, int]) -> Links:
             outside = (size - near) / max(1, size - 1)
             exchange[axis] = max(outside / chip.network_rate, (1 - outside) / chip.link_rate)
         stride *= size
-    return MachineLinks(gather, exchange)
+    return Links(gather, exchange, min)  # what has to come over the network binds
