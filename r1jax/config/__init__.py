@@ -11,6 +11,7 @@ from r1jax.config.build import (
     stage_config,
     to_dict,
 )
+from r1jax.config.datasets import JoinConfig, RewriterConfig, SelectionConfig, WayConfig
 from r1jax.config.policy import (
     PolicyConfig,
 )
@@ -22,7 +23,6 @@ from r1jax.config.sections import (
     EvaluationConfig,
     GrpoConfig,
     HeldOutConfig,
-    JoinConfig,
     LogConfig,
     LongerConfig,
     MeshConfig,
@@ -33,15 +33,12 @@ from r1jax.config.sections import (
     RaftConfig,
     RewardsConfig,
     RewardSpec,
-    RewriterConfig,
     RolloutConfig,
     RouterConfig,
-    SelectionConfig,
     SourceSpec,
     TaskSpec,
     TeacherConfig,
     TokenizerConfig,
-    WayConfig,
 )
 from r1jax.config.stages import (
     CONVERTED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from r1jax.config.checks import at_least, one_of
+from r1jax.config.datasets import JoinConfig, RewriterConfig, SelectionConfig, WayConfig
 from r1jax.config.policy import PolicyConfig
 from r1jax.config.sections import (
     BatchConfig,
@@ -14,7 +15,6 @@ from r1jax.config.sections import (
     EvaluationConfig,
     GrpoConfig,
     HeldOutConfig,
-    JoinConfig,
     LogConfig,
     MeshConfig,
     OffloadConfig,
@@ -23,14 +23,11 @@ from r1jax.config.sections import (
     RaftConfig,
     RewardsConfig,
     RewardSpec,
-    RewriterConfig,
     RolloutConfig,
     RouterConfig,
-    SelectionConfig,
     SourceSpec,
     TeacherConfig,
     TokenizerConfig,
-    WayConfig,
 )
 
 
