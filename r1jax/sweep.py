@@ -3,19 +3,25 @@
 A config says `stage` "sweep" and
 
     question, hypothesis  what is asked, and what is expected, written down before the run
-    order, first          the stages that all runs share, as in a pipeline; run once, in workdir/first/NAME
-    base                  the stage that is varied; `init_from` and the like may name a shared one
-    arms                  NAME -> what differs from `base`, {} for `base` itself; run in workdir/ARM/SEED
+    order, first          the stages that runs start from, as in a pipeline; run once, in workdir/first/NAME
+    base                  the stage that is varied; `init_from` and the like may name one of `first`
+    arms                  NAME -> what differs from `base`, {} for `base` itself; an arm that says `stage` is a whole
+                          stage in the place of `base`. Run in workdir/ARM/SEED
     seeds                 added to the stage's own
+    shared                a folder that several sweeps have in common, "" for none. With one, a stage of `first` is run
+                          in shared/NAME and an arm in shared/runs/KEY, where KEY stands for its whole config: so what
+                          two sweeps ask for is made once
     part, parts           of several machines on one workdir, each makes its part of the runs: 0 and 1 for all
 
-Runs go one after another. Run again, a sweep goes on where it was, and a finished run is not run again.
+Runs go one after another. Run again, a sweep goes on where it was, and a finished run is not run again. One process at
+a time is at a folder: what another one is making is left for last, and then waited for.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -26,13 +32,13 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from r1jax import pipeline, processes
-from r1jax.config import AnyStage
+from r1jax.config import AnyStage, to_dict
 from r1jax.stages.tables import table
-from r1jax.stages.workdir import has_begun, read_result
+from r1jax.stages.workdir import has_begun, held, read_result
 from r1jax.training.metrics import METRICS
 
-KEYS = ("stage", "question", "hypothesis", "order", "first", "base", "arms", "seeds", "part", "parts")
-FIRST, RUN = "first", "run"
+KEYS = ("stage", "question", "hypothesis", "order", "first", "base", "arms", "seeds", "shared", "part", "parts")
+FIRST, RUN, RUNS = "first", "run", "runs"
 FINAL, STEPS = "final.csv", "steps.csv"
 
 
@@ -55,20 +61,29 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
       ValueError: the config is wrong, of any run; told before the first one starts.
     """
     planned = plan(config, Path(workdir))
-    shared = _shared(config)
-    folders = {name: str(Path(workdir) / FIRST / name) for name in config.order}
-    for each in planned:
-        if not (has_begun(str(each.folder), each.stage) and read_result(str(each.folder)) is not None):
-            pipeline.STAGES[each.stage.stage].check(each.stage, folders)
-    if config.order:
-        pipeline.run(shared, str(Path(workdir) / FIRST))
+    first = pipeline.pipeline_stages(_first(config))
+    folders = {name: str(_root(config, Path(workdir)) / name) for name in first}
+    for stage, folder in [
+        *((first[name], folders[name]) for name in first),
+        *((p.stage, str(p.folder)) for p in planned),
+    ]:
+        if not (has_begun(folder, stage) and read_result(folder) is not None):
+            pipeline.STAGES[stage.stage].check(stage, folders)
+    for name, stage in first.items():
+        _make(f"{name}, which runs start from", stage, Path(folders[name]), folders, wait=True)
     mine = planned[config.part :: config.parts]
-    for at, each in enumerate(mine):
-        processes.say(f"\n== run {at + 1} of {len(mine)}: {each.arm}, seed {each.seed}")
-        pipeline.STAGES[each.stage.stage].run(each.stage, str(each.folder), folders)
+    titles = [f"run {at + 1} of {len(mine)}: {each.arm}, seed {each.seed}" for at, each in enumerate(mine)]
+    left = [
+        (title, each)
+        for title, each in zip(titles, mine, strict=True)
+        if not _make(title, each.stage, each.folder, folders, wait=False)
+    ]
+    for title, each in left:
+        _make(title, each.stage, each.folder, folders, wait=True)
     done = [(each, result) for each in planned if (result := read_result(str(each.folder))) is not None]
     final, steps = Path(workdir) / FINAL, Path(workdir) / STEPS
     if processes.is_first():
+        final.parent.mkdir(parents=True, exist_ok=True)
         _write(final, as_csv(_final_rows(done)))
         _write(steps, as_csv(_step_rows([each for each, _ in done])))
     processes.say("\n" + table({f"{each.arm}/{each.seed}": result for each, result in done}))
@@ -86,15 +101,19 @@ def plan(config: ConfigDict, workdir: Path) -> list[Planned]:
         for arm, changes in config.arms.items():
             base = config.base.copy_and_resolve_references().unlock()
             try:
-                _change(base, changes, f"config.arms.{arm}")
-                tree = _shared(config).to_dict()
+                if "stage" in changes:
+                    base = ConfigDict(changes).copy_and_resolve_references()
+                else:
+                    _change(base, changes, f"config.arms.{arm}")
+                tree = _first(config).to_dict()
                 tree["order"] = (*tree["order"], RUN)
                 tree["stages"][RUN] = base.to_dict()
                 stage = pipeline.pipeline_stages(ConfigDict(tree))[RUN]
             except ValueError as error:
                 raise ValueError(f"arm {arm}: {error}") from error
             stage = dataclasses.replace(stage, seed=stage.seed + seed)
-            runs.append(Planned(arm, seed, stage, workdir / arm / str(seed)))
+            folder = _root(config, workdir) / RUNS / _key(stage) if config.shared else workdir / arm / str(seed)
+            runs.append(Planned(arm, seed, stage, folder))
     return runs
 
 
@@ -108,7 +127,28 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _shared(config: ConfigDict) -> ConfigDict:
+def _make(title: str, stage: AnyStage, folder: Path, folders: Mapping[str, str], *, wait: bool) -> bool:
+    """Runs what is left of a stage; False, and nothing done, where another process is at it and is not waited for."""
+    with held(str(folder), wait=wait) as mine:
+        if mine:
+            processes.say(f"\n== {title}")
+            pipeline.STAGES[stage.stage].run(stage, str(folder), folders)
+        else:
+            processes.say(f"\n== {title}: another process is at it; left for last")
+        return mine
+
+
+def _root(config: ConfigDict, workdir: Path) -> Path:
+    return Path(config.shared) if config.shared else workdir / FIRST
+
+
+def _key(stage: AnyStage) -> str:
+    """A name for a config: two that could not go on in one folder have two. On another mesh a run may go on."""
+    tree = {key: value for key, value in to_dict(stage).items() if key != "mesh"}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _first(config: ConfigDict) -> ConfigDict:
     return ConfigDict(dict(stage="pipeline", seed=0, order=tuple(config.order), stages=config.first.to_dict()))
 
 
@@ -128,6 +168,8 @@ def _check(config: ConfigDict) -> None:
         raise ValueError(f"{which}; expected {', '.join(KEYS)}")
     if not config.arms or not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise ValueError(f"a sweep needs arms and seeds, each once; got {len(config.arms)} arms, seeds {config.seeds}")
+    if {FIRST, RUNS} & set(config.order):
+        raise ValueError(f"config.order names {FIRST!r} or {RUNS!r}, which are folders of runs; choose another name")
     if FIRST in config.arms:
         raise ValueError(f"config.arms names {FIRST!r}, the folder of the shared stages; choose another name")
     for text in ("question", "hypothesis"):
@@ -150,8 +192,9 @@ def _step_rows(done: list[Planned]) -> list[dict[str, Any]]:
 
 
 def _metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-        yield json.loads(line)
+    path = folder / METRICS
+    if path.exists():  # of a stage that makes a dataset there are none
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
 def _write(path: Path, text: str) -> None:

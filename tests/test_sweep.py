@@ -2,6 +2,8 @@
 
 import csv
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,10 @@ from ml_collections import ConfigDict
 
 from r1jax import sweep
 
+HOLD = (
+    "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+)
+
 
 def config(init_from="", **changes):
     few = {"zero.steps": 1, "zero.evaluation.every": 0, "zero.checkpoint.every": 1, "zero.init_from": init_from}
@@ -17,7 +23,7 @@ def config(init_from="", **changes):
     tree = dict(
         stage="sweep", question="Does heat help?", hypothesis="No.", order=(), first={}, base=zero,
         arms={"as_is": {}, "hot": {"rollout": {"temperature": 1.5}, "grpo": {"clip_high": 0.3}}}, seeds=(0, 1),
-        part=0, parts=1,
+        shared="", part=0, parts=1,
     )  # fmt: skip
     return ConfigDict(tree | changes)
 
@@ -48,6 +54,49 @@ def test_shared_stages_are_named_and_checked_as_in_a_pipeline(tmp_path):
         sweep.plan(tree, tmp_path)
 
 
+def test_with_a_shared_folder_what_two_sweeps_ask_for_has_one_place(tmp_path):
+    shared = str(tmp_path / "shared")
+    one = sweep.plan(config(shared=shared), tmp_path / "one")
+    hotter = {"still": {}, "hotter": {"rollout": {"temperature": 2.0}}}
+    other = sweep.plan(config(shared=shared, arms=hotter), tmp_path / "other")
+    of = {(each.arm, each.seed): each.folder for each in (*one, *other)}
+    assert of["as_is", 0] == of["still", 0] and of["as_is", 1] == of["still", 1]
+    assert len(set(of.values())) == 6, "another seed, temperature or clip has a folder of its own"
+    assert all(folder.parent == tmp_path / "shared" / "runs" for folder in of.values())
+
+
+def test_an_arm_that_names_its_stage_is_a_whole_one(tmp_path):
+    whole = smoke_run.config(**{"base.steps": 7}).stages.base
+    planned = sweep.plan(config(arms={"as_is": {}, "taught": whole}), tmp_path)
+    assert [(each.stage.stage, each.stage.steps, each.seed) for each in planned[:2]] == [("rl", 1, 0), ("sft", 7, 0)]
+
+
+def test_a_folder_that_another_process_holds_is_left_for_last_and_awaited(tmp_path, monkeypatch):
+    """Every run is marked in place of being made; one folder is held until the others are."""
+    plan, made = sweep.plan(config(), tmp_path), []
+    taken = plan[1].folder
+    taken.parent.mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, f"{taken}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+
+    class Marks:
+        @staticmethod
+        def check(stage, folders):
+            pass
+
+        @staticmethod
+        def run(stage, workdir, folders):
+            made.append(Path(workdir))
+            if len(made) == len(plan) - 1:
+                holder.communicate("go\n")
+
+    monkeypatch.setitem(sweep.pipeline.STAGES, "rl", Marks)
+    sweep.run(config(), str(tmp_path))
+    assert made == [plan[0].folder, plan[2].folder, plan[3].folder, taken]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -57,6 +106,7 @@ def test_shared_stages_are_named_and_checked_as_in_a_pipeline(tmp_path):
         ({"part": 2, "parts": 2}, "config.part is 2 of config.parts 2"),
         ({"more": 1}, "config.more is not a key of a sweep"),
         ({"arms": {"first": {}}}, "choose another name"),
+        ({"order": ("runs",), "first": {"runs": {}}}, "choose another name"),
         ({"arms": {"odd": {"rollout": {"samples": 0}}}}, "arm odd: .*samples"),
         ({"arms": {"odd": {"rollout": {"sample": 4}}}}, "arm odd: .*'?sample'?"),
     ],

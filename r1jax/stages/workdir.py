@@ -2,12 +2,15 @@
 
 `config.json` is written when every check has passed and the tokenizer stands beside it, so a folder without one holds
 nothing to go on from. It is written once; a later run with another config is refused, naming the keys that differ. A
-folder that holds `result.json` is finished.
+folder that holds `result.json` is finished. Who shares folders with others takes hold of one before running in it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,30 @@ def state(workdir: str, config: AnyStage) -> tuple[bool, dict[str, Any] | None]:
         return begun, read_result(workdir) if begun else None
 
     return processes.agreed(look)
+
+
+@contextlib.contextmanager
+def held(workdir: str, *, wait: bool) -> Iterator[bool]:
+    """Keeps others who ask out of a folder, as long as it is entered; True where it is ours.
+
+    A lock on the file WORKDIR.lock beside it, which ends with the process that holds it, however that ends. It holds
+    between machines where their file system has such locks (NFS has, a bucket mounted as a folder has not).
+
+    Args:
+      wait: for as long as another process holds it; otherwise the answer is then False.
+    """
+    with contextlib.ExitStack() as stack:
+        yield processes.agreed(lambda: _lock(Path(workdir), wait, stack))
+
+
+def _lock(path: Path, wait: bool, stack: contextlib.ExitStack) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = stack.enter_context(path.with_name(f"{path.name}.lock").open("a"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def begin(workdir: str, config: AnyStage | ConvertedStage, tokenizer: Tokenizer | None) -> None:

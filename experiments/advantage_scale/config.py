@@ -1,0 +1,28 @@
+"""Is an advantage divided by its group's deviation, the batch's, or not at all?
+
+command:   python -m r1jax.main --config=experiments/advantage_scale/config.py \\
+               --workdir=runs/experiments/advantage_scale
+hardware:  2 CPU cores
+time:      not yet measured
+expected:  not yet measured
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import standard
+
+
+def get_config() -> ConfigDict:
+    return standard.sweep(
+        question="Does dividing advantages by the group's standard deviation help, and where does it put the weight?",
+        hypothesis=(
+            "Little changes in accuracy: Adam undoes a common scale. With the group's deviation, groups that "
+            "nearly agree weigh as much as those that are split, so format, which is nearly learnt, gets more of "
+            "the gradient late."
+        ),
+        arms={
+            "std": {},
+            "batch": {"grpo": {"advantage_scale": "batch"}},
+            "none": {"grpo": {"advantage_scale": "none"}},
+        },
+    )

@@ -1,0 +1,31 @@
+"""GRPO, PPO or RAFT, at equal compute?
+
+command:   python -m r1jax.main --config=experiments/algorithms/config.py \\
+               --workdir=runs/experiments/algorithms
+hardware:  2 CPU cores
+time:      not yet measured
+expected:  not yet measured
+
+Equal compute is meant in generated tokens: 30 steps of 128 completions. The seconds of a step are in steps.csv.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ppo_tiny, raft_tiny
+from experiments import standard
+
+
+def get_config() -> ConfigDict:
+    ppo, raft = ppo_tiny.get_config(), raft_tiny.get_config()
+    return standard.sweep(
+        question="From equally many sampled completions, which learns most: GRPO, PPO with a critic, or RAFT?",
+        hypothesis=(
+            "GRPO and PPO alike, with the critic of no use yet and twice the time an update; RAFT some points "
+            "behind, as it learns from right samples alone."
+        ),
+        arms={
+            "grpo": {},
+            "ppo": {"grpo": ppo.grpo, "ppo": ppo.ppo},
+            "raft": {"grpo": raft.grpo, "raft": raft.raft},
+        },
+    )

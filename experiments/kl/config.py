@@ -1,0 +1,33 @@
+"""What does the KL to the reference do: its weight, its estimator, a reference that is refreshed?
+
+command:   python -m r1jax.main --config=experiments/kl/config.py \\
+               --workdir=runs/experiments/kl
+hardware:  2 CPU cores
+time:      not yet measured
+expected:  not yet measured
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import standard
+
+
+def get_config() -> ConfigDict:
+    return standard.sweep(
+        question=(
+            "How strong may the leash be, does its estimator matter as a loss, and does refreshing the reference "
+            "free the policy?"
+        ),
+        hypothesis=(
+            "0 and 0.001 are alike in so short a run. At 0.1, k3 and k2 hold the policy back alike; k1 does not, "
+            "as its gradient is 0 on average; a refreshed reference gives the most part of the loss back."
+        ),
+        arms={
+            "none": {"grpo": {"kl_coef": 0.0}},
+            "weak": {},
+            "k3": {"grpo": {"kl_coef": 0.1}},
+            "k2": {"grpo": {"kl_coef": 0.1, "kl_estimator": "k2"}},
+            "k1": {"grpo": {"kl_coef": 0.1, "kl_estimator": "k1"}},
+            "refreshed": {"grpo": {"kl_coef": 0.1, "reference_refresh": 5}},
+        },
+    )
