@@ -24,12 +24,15 @@ AXES = ("data", "fsdp", "expert", "tensor", "context")
 # Letter of the dimension key -> mesh axes. What is not listed is whole on every device.
 WEIGHTS: dict[str, tuple[str, ...]] = {
     "D": ("fsdp", "context"),
+    "Q": ("fsdp", "context"),
+    "W": ("fsdp", "context"),
     "H": ("tensor",),
     "K": ("tensor",),
     "F": ("tensor",),
     "E": ("expert",),
     "V": ("tensor",),
 }
+LATENT = ("Q", "W")  # split as a weight's D is, where it has none
 ACTIVATIONS = {
     "B": ("data", "fsdp", "expert"),
     "R": ("data", "fsdp", "expert"),
@@ -85,7 +88,7 @@ def _arrange(devices: list, sizes: tuple[int, ...]) -> np.ndarray:
 
 def spec(letters: str, table: dict[str, tuple[str, ...]]) -> PartitionSpec:
     """The PartitionSpec of an array whose axes are `letters`; a mesh axis used twice raises ValueError."""
-    parts = [table.get(letter, ()) for letter in letters]
+    parts = [_axes(letter, letters, table) for letter in letters]
     used = [axis for part in parts for axis in part]
     twice = {axis for axis in used if used.count(axis) > 1}
     if twice:
@@ -93,6 +96,10 @@ def spec(letters: str, table: dict[str, tuple[str, ...]]) -> PartitionSpec:
             f"axes {letters!r} use mesh axis {', '.join(sorted(twice))} twice; change the table in mesh.py"
         )
     return PartitionSpec(*[part if part else None for part in parts])
+
+
+def _axes(letter: str, letters: str, table: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return () if letter in LATENT and "D" in letters else table.get(letter, ())
 
 
 def constrain(x: jax.Array, letters: str) -> jax.Array:
@@ -135,7 +142,7 @@ def _leaf_sharding(mesh: Mesh, path: tuple, leaf: jax.ShapeDtypeStruct) -> Named
     if not letters.isupper() or len(letters) != leaf.ndim:
         return replicated(mesh)
     for letter, size in zip(letters, leaf.shape, strict=True):
-        axes = WEIGHTS.get(letter, ())
+        axes = _axes(letter, letters, WEIGHTS)
         ways = math.prod(mesh.shape[axis] for axis in axes)
         if size % ways:
             raise ValueError(

@@ -26,6 +26,8 @@ from tests import tiny_policy as tiny
 def test_letters_say_the_sharding():
     assert spec("EDF", WEIGHTS) == PartitionSpec(("expert",), ("fsdp", "context"), ("tensor",))
     assert spec("NDHC", WEIGHTS) == PartitionSpec(None, ("fsdp", "context"), ("tensor",), None)
+    assert spec("DQ", WEIGHTS) == PartitionSpec(("fsdp", "context"), None)
+    assert spec("QHC", WEIGHTS) == PartitionSpec(("fsdp", "context"), ("tensor",), None)
     assert spec("RTD", ACTIVATIONS) == PartitionSpec(("data", "fsdp", "expert"), ("context",), None)
 
 
@@ -68,6 +70,7 @@ def test_a_parameter_and_its_moments_are_sharded_by_name():
         "gate_EDF": PartitionSpec(None, ("expert",), ("fsdp", "context"), ("tensor",)),
         "out_HCD": PartitionSpec(None, ("tensor",), None, ("fsdp", "context")),
         "router_DE": PartitionSpec(None, ("fsdp", "context"), ("expert",)),
+        "k_up_WHC": PartitionSpec(None, ("fsdp", "context"), ("tensor",), None),
         "count": PartitionSpec(),
     }
     seen = []
@@ -77,7 +80,9 @@ def test_a_parameter_and_its_moments_are_sharded_by_name():
             assert sharding.spec == want[name], path
             seen.append(name)
     # Each parameter has two moments; attention stands in both stacks.
-    assert {name: seen.count(name) for name in want} == dict(embed_VD=3, gate_EDF=3, out_HCD=6, router_DE=3, count=1)
+    assert {name: seen.count(name) for name in want} == dict(
+        embed_VD=3, gate_EDF=3, out_HCD=6, router_DE=3, k_up_WHC=6, count=1
+    )
 
 
 def test_a_dimension_that_does_not_divide_is_an_error():

@@ -18,7 +18,7 @@ from r1jax.types import Packed
 from tests import tiny_policy as tiny
 
 LENGTH, ROWS, MAX_TOKENS = 48, 8, 10
-MIXTURE = dataclasses.replace(tiny.CONFIG, layers=2, q_lora_rank=6)
+MIXTURE = dataclasses.replace(tiny.CONFIG, layers=2, q_lora_rank=8)
 BLOCKWISE = dataclasses.replace(MIXTURE, attention_block=8)  # of 12 or 24 local tokens of 48: some blocks are cut
 GROUPED = dataclasses.replace(tiny.DENSE, layers=2, dense_layers=2, attention_block=8)
 

@@ -36,13 +36,15 @@ def attend_split(
     """
     part = rows_spec()
     rows, tokens = (PartitionSpec(entry) for entry in part)
-    along = axes_of(tokens)
+    along, apart = axes_of(tokens), WEIGHTS["W"]
     heads, of_weights = spec("RTHC", ACTIVATIONS), spec("WHC", WEIGHTS)
     of_kept = jax.tree.map(lambda x: heads if x.ndim == 4 else PartitionSpec(*part, None), kept)
 
     def here(q_RTHC, kept, weights, segment_RT, branch_RT, mask_RTT):
         if ways(along) > 1:
             kept = jax.tree.map(lambda x: jax.lax.all_gather(x, along, axis=1, tiled=True), kept)
+        if ways(apart) > 1:
+            weights = jax.tree.map(lambda x: jax.lax.all_gather(x, apart, axis=0, tiled=True), weights)
         k, v = expand(config, kept, weights)
         if mask_RTT is not None:
             return attend_dense(q_RTHC, k, v, mask_RTT)
