@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import tiny_policy
 
+from r1jax.mesh import activation_sharding, make_mesh, state_shardings
 from r1jax.models.policy import forward
 from r1jax.models.scalar import abstract_scalar, scalar_variables, scores
 from r1jax.stages.scoring import pack_replies
@@ -53,6 +54,23 @@ def test_neither_packing_nor_neighbours_change_a_score():
     np.testing.assert_allclose(together, apart, rtol=1e-5, atol=1e-5)
     cut = score(weights, GROUPS, row_length=20)  # a group over several rows, its prompt repeated
     np.testing.assert_allclose(together, cut, rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_may_be_split_over_devices():
+    """Of a policy with a layer for multi-token prediction, which a scalar model declares and does not have."""
+    config = dataclasses.replace(CONFIG, mtp_layers=1)
+    made = scalar_variables(config, tiny_policy.variables(config))
+    score_D = np.random.default_rng(0).normal(size=config.width).astype(np.float32)
+    weights = {**made, "params": {**made["params"], "score_D": score_D}}
+    packed, place_B = pack_replies(GROUPS, row_length=64, row_multiple=4, pad_id=0)
+    want = np.asarray(SCORES(config, weights, packed, place_B)[0])
+    mesh = make_mesh(dataclasses.replace(tiny_policy.ONE_DEVICE, fsdp=2, expert=2, context=2))
+    placed = jax.device_put(weights, state_shardings(mesh, weights))
+    rows = jax.device_put(packed, activation_sharding(mesh, "RT"))
+    with jax.set_mesh(mesh):
+        got = np.asarray(SCORES(config, placed, rows, place_B)[0])
+    assert np.std(want) > 0.1
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_it_starts_at_zero_and_without_the_token_head():
