@@ -1,7 +1,7 @@
 """What the experiments have in common: one base, one short RL stage, one set of held-out problems.
 
 The base is the quickstart's, whole. The RL stage is the quickstart's, shortened: half the completions a step and a
-quarter of the steps, so that it ends while accuracy is still rising, where a change to the recipe is seen soonest.
+sixth of the steps, so that it ends while accuracy is still rising, where a change to the recipe is seen soonest.
 Stages and runs that several experiments ask for stand in `SHARED` and are made once.
 """
 
@@ -13,7 +13,7 @@ from configs import r1_zero_tiny
 
 SHARED = "runs/experiments/shared"
 SEEDS = (0, 1, 2)
-STEPS = 30
+STEPS = 20
 
 
 def base() -> ConfigDict:
@@ -27,10 +27,12 @@ def evaluation(config: ConfigDict) -> ConfigDict:
 
 
 def zero(init_from: str = "base") -> ConfigDict:
-    """16 prompts a step, so that 16 mini-batches have a group each."""
+    """16 prompts a step, so that 16 mini-batches have a group each; and rows that a step always fills in one pass, as
+    each number of them is a program of its own to compile."""
     config = evaluation(r1_zero_tiny.zero())
     config.update(init_from=init_from, steps=STEPS)
     config.rollout.update(prompts=16, samples=8)
+    config.batch.update(rows=24, micro_rows=24)
     config.checkpoint.update(every=STEPS)
     return config
 

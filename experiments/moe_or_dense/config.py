@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
             "bias in RL matter?"
         ),
         hypothesis=(
-            "The experts' base is better by some points and stays so; in 30 steps the bias moves by 0.03 at most, "
+            "The experts' base is better by some points and stays so; in 20 steps the bias moves by 0.02 at most, "
             "which nobody sees."
         ),
         arms={
