@@ -47,11 +47,8 @@ smoke: $(INSTALLED)  ## the whole pipeline at its smallest, afresh
 	$(BIN)/python -m r1jax.main --config=configs/smoke.py --workdir=runs/smoke
 
 notebooks: $(INSTALLED_NOTEBOOKS)  ## run every notebook in its short form; results go to runs/notebooks
-	@mkdir -p runs/notebooks
-	@find experiments notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null | sort | while read -r file; do \
-	  echo "$$file"; \
-	  R1JAX_SHORT=1 $(BIN)/jupyter nbconvert --to notebook --execute --output-dir runs/notebooks "$$file" || exit 1; \
-	done
+	@find experiments notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' | sort | \
+	  R1JAX_SHORT=1 xargs $(BIN)/jupyter nbconvert --to notebook --execute --output-dir runs/notebooks
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
