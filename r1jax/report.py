@@ -2,7 +2,8 @@
 
     python -m r1jax.report WORKDIR [WORKDIR ...] [--out=FILE]
 
-A workdir is a stage's or a pipeline's. The page needs no network; text a model wrote is escaped.
+A workdir is a stage's, a pipeline's or a sweep's. Of several runs the curves stand in one picture. The page needs no
+network; text a model wrote is escaped.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def write_report(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike |
     """Writes the page and returns its path.
 
     Args:
-      workdirs: stages' or pipelines' workdirs, one section a stage.
+      workdirs: stages', pipelines' or sweeps' workdirs, one section a stage.
       out: the file; None is `report.html` in the first workdir.
 
     Raises:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 Curve = tuple[str, list[float], list[float]]  # label, steps, values
 
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48", "#ca8a04")
+STYLES = ("-", "--", ":", "-.")  # of the first six curves, the next six, ..
 INK = "#010203"  # drawn in this, then replaced by the page's own text colour
 WIDTH = 4.6  # inches, of a figure of one column
 SMOOTHED_FROM = 60  # points from which a running mean is drawn over the raw curve
@@ -43,10 +44,10 @@ def course(runs: Mapping[str, Sequence[Curve]]) -> str:
     figure = Figure(figsize=(_width(len(longest)), 2.7), layout="constrained")
     axes = figure.subplots()
     for i, (run, curves) in enumerate(runs.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        axes.plot([], [], color=colour, lw=1.8, label=run)
+        colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
+        axes.plot([], [], style, color=colour, lw=1.8, label=run)
         for stage, steps, values in curves:
-            _draw(axes, [starts[stage] + step for step in steps], values, colour, None)
+            _draw(axes, [starts[stage] + step for step in steps], values, colour, None, style)
     top = axes.get_xaxis_transform()
     for i, (stage, start) in enumerate(starts.items()):
         axes.axvline(start, color="#888888", lw=0.6, ls=":")
@@ -92,12 +93,14 @@ def _width(stages: int) -> float:
     return max(WIDTH, 0.9 * stages + 1.2)
 
 
-def _draw(axes: Axes, steps: Sequence[float], values: list[float], colour: str, marker: str | None) -> None:
+def _draw(
+    axes: Axes, steps: Sequence[float], values: list[float], colour: str, marker: str | None, style: str = "-"
+) -> None:
     """A curve; of a noisy one the running mean over a pale one."""
     smooth = len(values) >= SMOOTHED_FROM and _is_noisy(values)
-    axes.plot(steps, values, color=colour, alpha=0.3 if smooth else 1.0, lw=1.4, marker=marker, ms=3)
+    axes.plot(steps, values, color=colour, alpha=0.3 if smooth else 1.0, lw=1.4, ls=style, marker=marker, ms=3)
     if smooth:
-        axes.plot(steps, _running_mean(values, len(values) // 20), color=colour, lw=1.8)
+        axes.plot(steps, _running_mean(values, len(values) // 20), color=colour, lw=1.8, ls=style)
 
 
 def _legend(figure: Figure) -> None:

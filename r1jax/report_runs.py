@@ -11,6 +11,7 @@ from r1jax.data.dataset import DROPPED, read_dataset
 from r1jax.stages.workdir import CONFIG, EVALUATIONS, PROBLEMS, RESULT
 from r1jax.training.metrics import METRICS, SAMPLES, read_jsonl
 
+RUNS = "runs.json"  # of a sweep: {ARM/SEED: folder, from the sweep's own}
 KEPT = "kept"  # figures that have it count what came in, was kept and was dropped; the others are of an evaluation
 
 
@@ -45,17 +46,29 @@ class Stage(NamedTuple):
 
 
 def read_runs(workdirs: Sequence[Path]) -> list[Stage]:
-    """The stages of all workdirs.
+    """The stages of all workdirs, a sweep's being those of its runs.
 
     Raises:
       FileNotFoundError: a workdir is not there.
       ValueError: one holds no run, or one of its files is malformed.
     """
-    runs = names([Path(workdir) for workdir in workdirs])
+    folders = [Path(workdir) for workdir in workdirs]
+    runs = [run for folder, name in zip(folders, names(folders), strict=True) for run in _runs(folder, name)]
+    if len(runs) == 1:
+        return read_stages(runs[0][1])
+    return [stage._replace(run=run, name=name) for run, folder in runs for stage, name in _named(folder)]
+
+
+def _runs(workdir: Path, name: str) -> list[tuple[str, Path]]:
+    """(what it is called, its folder) of a sweep's runs, or of a workdir itself."""
+    return [(run, workdir / folder) for run, folder in _read_json(workdir / RUNS).items()] or [(name, workdir)]
+
+
+def _named(workdir: Path) -> list[tuple[Stage, str]]:
+    """Stages with their names; one that is a workdir is called by its kind, to be compared with its like."""
+    alone = (workdir / METRICS).exists()
     return [
-        stage._replace(run=run if len(runs) > 1 else "")
-        for workdir, run in zip(workdirs, runs, strict=True)
-        for stage in read_stages(Path(workdir))
+        (stage, str(stage.config.get("stage", stage.name)) if alone else stage.name) for stage in read_stages(workdir)
     ]
 
 

@@ -17,9 +17,16 @@ from r1jax.rewards.language import LANGUAGES, consistency
 
 EXAMPLE = 160  # characters of a sample that was turned down
 ACROSS = {  # title -> the metric, a pattern, drawn through all stages one after another
-    "Accuracy reward, stage after stage": r"reward/accuracy/mean",
-    "Completion length (tokens), stage after stage": r"completion/mean_length",
-    "Language consistency, stage after stage": r"reward/language[^/]*/mean",
+    "Accuracy reward": r"reward/accuracy/mean",
+    "Completion length (tokens)": r"completion/mean_length",
+    "Language consistency": r"reward/language[^/]*/mean",
+}
+COMPARED = {  # the same, where there are several runs to compare
+    "Reward": r"reward/mean",
+    "Entropy (nats)": r"policy/entropy",
+    "KL to the reference (nats)": r"policy/kl",
+    "Clip fraction": r"policy/clip_fraction",
+    "Loss": r"loss",
 }
 SHOWN = r"pass@1|format|mean_tokens"  # figures of the first table
 
@@ -110,6 +117,7 @@ def _ladders(stages: Sequence[Stage]) -> list[Chart]:
     for task in dict.fromkeys(task for stage in stages for task in _of_policies(stage)):
         climbed = [name for name in names if any(s.name == name and task in _of_policies(s) for s in stages)]
         if len(climbed) < 2:
+            charts += _side_by_side(stages, task)
             continue
         of = {(s.run, s.name): _figures(s, task) for s in stages}
         for title, measures, shares in (
@@ -128,6 +136,18 @@ def _ladders(stages: Sequence[Stage]) -> list[Chart]:
     return charts
 
 
+def _side_by_side(stages: Sequence[Stage], task: str) -> list[Chart]:
+    """Of a task that one stage alone has, in several runs: a bar a run."""
+    of = {stage.run: _figures(stage, task) for stage in stages if task in _of_policies(stage)}
+    charts = []
+    for title, measure_, shares in (("Accuracy", "pass@1", True), ("Length (tokens)", "mean_tokens", False)):
+        values = [row[measure_] if is_number(row.get(measure_)) else None for row in of.values()]
+        if sum(value is not None for value in values) > 1:
+            drawn = bars(list(of), {_short(measure_): values}, shares=shares)
+            charts.append((f"{title}, run by run: {task}", drawn, len(of)))
+    return charts
+
+
 def _figures(stage: Stage, task: str) -> dict[str, Any]:
     """The figures of a task, with the share of words in the question's language where it has several languages."""
     figures = dict(_of_policies(stage).get(task, {}))
@@ -142,7 +162,8 @@ def _figures(stage: Stage, task: str) -> dict[str, Any]:
 def _across(stages: Sequence[Stage]) -> list[Chart]:
     """Metrics drawn through all stages that have them, each going on where the one before it ended."""
     charts = []
-    for title, pattern in ACROSS.items():
+    several = len({stage.run for stage in stages}) > 1
+    for title, pattern in (ACROSS | COMPARED if several else ACROSS).items():
         runs: dict[str, list[Curve]] = {}
         for stage in stages:
             name = next((n for row in stage.metrics for n in row if re.fullmatch(pattern, n)), "")
@@ -150,8 +171,10 @@ def _across(stages: Sequence[Stage]) -> list[Chart]:
             if points:
                 curve = (stage.name, [step for step, _ in points], [value for _, value in points])
                 runs.setdefault(stage.run, []).append(curve)
+        named = {curve[0] for curves in runs.values() for curve in curves}
         if runs:
-            charts.append((title, course(runs), len({curve[0] for curves in runs.values() for curve in curves})))
+            what = f"{title}, stage after stage" if len(named) > 1 or not several else f"{title}, all runs"
+            charts.append((what, course(runs), len(named)))
     return charts
 
 

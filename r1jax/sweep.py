@@ -33,6 +33,7 @@ from ml_collections import ConfigDict
 
 from r1jax import pipeline, processes
 from r1jax.config import AnyStage, to_dict
+from r1jax.report_runs import RUNS as FOLDERS
 from r1jax.stages.tables import table
 from r1jax.stages.workdir import has_begun, held, read_result
 from r1jax.training.metrics import METRICS
@@ -86,6 +87,8 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
         final.parent.mkdir(parents=True, exist_ok=True)
         _write(final, as_csv(_final_rows(done)))
         _write(steps, as_csv(_step_rows([each for each, _ in done])))
+        folders = {f"{each.arm}/{each.seed}": os.path.relpath(each.folder, workdir) for each, _ in done}
+        _write(Path(workdir) / FOLDERS, json.dumps(folders, indent=1))
     processes.say("\n" + table({f"{each.arm}/{each.seed}": result for each, result in done}))
     runs: dict[str, dict[str, Any]] = {}
     for each, result in done:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -251,6 +252,31 @@ def test_two_seeds_of_a_pipeline_are_compared_stage_by_stage(tmp_path):
     assert ladder.count(">91<") == ladder.count(">87<") == 3 and ">s0/r1<" in ladder and "maj@4" not in ladder
     same = first[first.index("The same questions") :]
     assert same.index("<td>base · s0/r1</td>") < same.index("<td>base · s1/r1</td>") < same.index("<td>zero · s0/r1")
+
+
+def test_runs_of_one_stage_are_compared_in_one_picture(tmp_path):
+    """Each metric has a picture with a curve a run, from the same first step, and each task a bar a run."""
+    runs = [stage(tmp_path / name) for name in ("cold", "hot")]
+    first = overview_of(*runs)
+    reward = first[first.index("<figcaption>Reward, all runs</figcaption>") :]
+    reward = reward[: reward.index("</figure>")]
+    assert ">cold<" in reward and ">hot<" in reward
+    ticks = [float(tick) for tick in re.findall(r">(\d+\.?\d*)</text>", reward)]
+    assert max(ticks) == 3.0, "one over the other, not one after the other"
+    bars = first[first.index("Accuracy, run by run: a:test") :]
+    assert bars[: bars.index("</figure>")].count(">91<") == 2
+    assert "<td>rl · hot</td>" in first and "stage after stage" not in first
+
+
+def test_a_sweep_is_its_runs(tmp_path):
+    made = {f"{arm}/{seed}": f"../shared/{arm}{seed}" for arm in ("none", "hot") for seed in (0, 1)}
+    for folder in made.values():
+        stage(tmp_path / "sweep" / folder)
+    (tmp_path / "sweep").mkdir(exist_ok=True)
+    (tmp_path / "sweep" / "runs.json").write_text(json.dumps(made))
+    page = write_report([tmp_path / "sweep"]).read_text(encoding="utf-8")
+    assert page.count("<section") == 4 and "<h1>sweep</h1>" in page
+    assert page.index("<td>rl · none/0</td>") < page.index("<td>rl · hot/1</td>")
 
 
 def test_bad_input(tmp_path):
