@@ -1,7 +1,7 @@
-"""Runs the experiments one after another. What is finished is not run again, so it may be stopped and run again at will.
+"""Runs the experiments one after another. A finished run is not run again, so it may be stopped and started at will.
 
 python -m experiments.run_all                     (all of them, in the order of ORDER)
-python -m experiments.run_all --only=kl,staleness --workdir=runs/experiments
+python -m experiments.run_all kl staleness --runs=runs/experiments
 
 Run twice at the same time, the two share the work. What is for reading goes into each experiment's folder, `final.csv`
 and `steps.csv`; what it took is a line of `times.csv`, one each time that something was run.
@@ -21,15 +21,16 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from experiments.test_time_compute import curves
 from r1jax import command, sweep
 
 HERE = Path(__file__).resolve().parent
 TIMES = HERE / "times.csv"
 # The cheap first.
 ORDER = (
-    "advantage_scale", "loss_normalisation", "format_reward", "group_size", "sampling_temperature", "reward_hacking",
-    "algorithms", "kl", "staleness", "clip_range", "importance_ratio", "cold_start", "distillation", "moe_or_dense",
-    "language_reward",
+    "advantage_scale", "test_time_compute", "loss_normalisation", "format_reward", "reward_hacking", "group_size",
+    "sampling_temperature", "algorithms", "kl", "staleness", "clip_range", "importance_ratio", "difficulty_filtering",
+    "cold_start", "distillation", "moe_or_dense", "language_reward",
 )  # fmt: skip
 # Columns of steps.csv that are kept: what is learnt, not how the machine fared.
 KEPT = re.compile(
@@ -38,15 +39,14 @@ KEPT = re.compile(
 )
 DIGITS = 5  # significant, of a figure in steps.csv
 
-_ONLY = flags.DEFINE_list("only", list(ORDER), "Experiments, comma-separated.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/experiments", "Folder of the runs, one folder an experiment.")
+_RUNS = flags.DEFINE_string("runs", "runs/experiments", "Folder of the runs, one folder an experiment.")
 
 
-def main(_: list[str]) -> dict[str, Any]:
-    unknown = sorted(set(_ONLY.value) - set(ORDER))
+def main(words: list[str]) -> dict[str, Any]:
+    unknown = sorted(set(words) - set(ORDER))
     if unknown:
-        raise ValueError(f"--only names {unknown[0]!r}; expected some of {', '.join(ORDER)}")
-    return {name: run(name, Path(_WORKDIR.value)) for name in _ONLY.value}
+        raise ValueError(f"there is no experiment {unknown[0]!r}; expected some of {', '.join(ORDER)}")
+    return {name: run(name, Path(_RUNS.value)) for name in words or ORDER}
 
 
 def config(name: str) -> ConfigDict:
@@ -62,11 +62,14 @@ def run(name: str, workdir: Path) -> dict[str, float]:
     left = [each for each in planned if not (each.folder / "result.json").exists()]
     began, used = time.perf_counter(), processor_seconds()
     result = sweep.run(tree, str(workdir / name))
+    if name == "test_time_compute" and not (HERE / name / curves.CURVES).exists():
+        table = curves.write(tree, workdir / name)
+        (HERE / name / curves.CURVES).write_text(table.read_text("utf-8"), "utf-8")
     took = {"seconds": time.perf_counter() - began, "processor_seconds": processor_seconds() - used}
     if all((each.folder / "result.json").exists() for each in planned):
         (HERE / name / sweep.FINAL).write_text(Path(result["final"]).read_text("utf-8"), "utf-8")
         (HERE / name / sweep.STEPS).write_text(sweep.as_csv(compact(Path(result["steps"]))), "utf-8")
-    if not left:
+    if not left and name != "test_time_compute":
         return {}
     _note(name, took)
     return took
@@ -97,4 +100,4 @@ def _note(name: str, took: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    command.main(main)
+    command.main(main, words="[EXPERIMENT ...]")

@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
       ValueError: the config is wrong, of any run; told before the first one starts.
     """
     planned = plan(config, Path(workdir))
-    first = pipeline.pipeline_stages(_first(config))
+    first = beginnings(config)
     folders = {name: str(_root(config, Path(workdir)) / name) for name in first}
     for stage, folder in [
         *((first[name], folders[name]) for name in first),
@@ -118,6 +118,11 @@ def plan(config: ConfigDict, workdir: Path) -> list[Planned]:
             folder = _root(config, workdir) / RUNS / _key(stage) if config.shared else workdir / arm / str(seed)
             runs.append(Planned(arm, seed, stage, folder))
     return runs
+
+
+def beginnings(config: ConfigDict) -> dict[str, AnyStage]:
+    """The stages that runs start from, checked, in order."""
+    return pipeline.pipeline_stages(_first(config))
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import smoke_run
 from r1jax.losses import decoupled_advantages, group_advantages
 from r1jax.rewards.compose import RewardBatch
 from r1jax.stages import groups, rl
+from r1jax.types import Rollouts
 
 
 def spec(name: str, **keys) -> dict:
@@ -93,3 +94,42 @@ def test_a_swapped_reward_changes_what_is_learnt(tmp_path):
         print(name, [round(length, 1) for length in lengths[name]])
     assert lengths["brief"][0] == lengths["digits"][0]
     assert np.mean(lengths["brief"][-3:]) < 0.6 * np.mean(lengths["digits"][-3:])
+
+
+def test_dynamic_sampling_keeps_the_groups_that_differ_and_fills_up_with_the_first_that_agree():
+    few = {"rollout.prompts": 4, "rollout.samples": 2, "grpo.minibatches": 1, "dynamic_sampling": {"drawn": 6}}
+    config = smoke_run.stage("zero", init_from="", **few)
+    total_B = np.array([1, 1, 0, 1, 0, 0, 1, 0, 1, 1, 0.1, 0], np.float32)  # groups 1, 3 and 5 differ
+    rows = np.arange(12)
+    rewards = RewardBatch(
+        total_B, {"accuracy": total_B}, {"accuracy": total_B > 0}, {"accuracy": 1.0}, {"reward/mean": 5.1 / 12}, 0.0
+    )
+    six = np.arange(6)
+    rollouts = Rollouts(six[:, None], six + 1, rows[:, None], rows + 1, rows[:, None] / 8, rows % 3 == 0)
+    drawn = groups.Sampled(list("abcdef"), [[i] for i in range(6)], rollouts, groups.Graded(rewards), 1.0)
+    got = groups.chosen(config, drawn)
+    those = [0, 1, 2, 3, 6, 7, 10, 11]  # group 0 agrees, as 2 and 4 do, and is the first of them
+    assert got.prompts == list("abdf") and got.prompt_ids == [[0], [1], [3], [5]]
+    assert got.rollouts.prompt_PL[:, 0].tolist() == [0, 1, 3, 5] and got.rollouts.prompt_length_P.tolist() == [
+        1,
+        2,
+        4,
+        6,
+    ]
+    assert got.rollouts.completion_BL[:, 0].tolist() == those and got.rollouts.finished_B.tolist() == [
+        True, False, False, True, True, False, False, False,
+    ]  # fmt: skip
+    kept = got.grading.result()
+    np.testing.assert_array_equal(kept.total_B, total_B[those])
+    np.testing.assert_array_equal(kept.mine["accuracy"], (total_B > 0)[those])
+    assert kept.metrics == {"reward/mean": 5.1 / 12, "reward/frac_drawn_zero_std": 0.5}
+    assert groups.figures(config, got, kept)["reward/frac_zero_std"] == 0.25
+
+
+@pytest.mark.slow
+def test_dynamic_sampling_learns_from_fewer_than_it_draws(tmp_path):
+    config = smoke_run.stage("zero", steps=2, dynamic_sampling={"drawn": 8}, **{"evaluation.limit": 4})
+    assert config.rollout.prompts < 8
+    rl.run(config, str(tmp_path))
+    for row in smoke_run.rows(tmp_path / "metrics.jsonl"):
+        assert np.isfinite(row["loss"]) and row["reward/frac_zero_std"] <= row["reward/frac_drawn_zero_std"]

@@ -6,7 +6,7 @@ hardware:  2 CPU cores
 time:      not yet measured
 expected:  not yet measured
 
-Equal compute is meant in generated tokens: 30 steps of 128 completions. The seconds of a step are in steps.csv.
+Equal compute is meant in generated tokens: 20 steps of 128 completions. The seconds of a step are in steps.csv.
 """
 
 from ml_collections import ConfigDict

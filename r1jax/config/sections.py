@@ -213,6 +213,13 @@ class RaftConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DynamicSamplingConfig:
+    """More prompts are sampled than are learnt from: those whose samples' rewards agree teach nothing (DAPO)."""
+
+    drawn: int  # prompts sampled a step, of which `rollout.prompts` are kept: those with a spread first
+
+
+@dataclasses.dataclass(frozen=True)
 class OffloadConfig:
     """What waits in the host's memory until it is needed. Without it: nothing."""
 

@@ -12,6 +12,7 @@ from r1jax.config.sections import (
     CheckpointConfig,
     ComparisonBatchConfig,
     DataConfig,
+    DynamicSamplingConfig,
     EvaluationConfig,
     GrpoConfig,
     HeldOutConfig,
@@ -93,6 +94,7 @@ class RlStage:
     ppo: PpoConfig | None = None
     raft: RaftConfig | None = None
     offload: OffloadConfig | None = None
+    dynamic_sampling: DynamicSamplingConfig | None = None
 
     def __post_init__(self):
         _check_stage(self)
@@ -109,6 +111,15 @@ class RlStage:
                 f"grpo.minibatches is {self.grpo.minibatches}; expected a divisor of rollout.prompts "
                 f"({self.rollout.prompts}), as a group is never split"
             )
+        if self.dynamic_sampling and self.dynamic_sampling.drawn <= self.rollout.prompts:
+            raise ValueError(
+                f"dynamic_sampling.drawn is {self.dynamic_sampling.drawn}; expected more than rollout.prompts "
+                f"({self.rollout.prompts}), or there is nothing to choose from: raise it, or leave the section out"
+            )
+
+    def drawn(self) -> int:
+        """Prompts sampled a step."""
+        return self.dynamic_sampling.drawn if self.dynamic_sampling else self.rollout.prompts
 
 
 @dataclasses.dataclass(frozen=True)

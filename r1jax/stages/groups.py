@@ -22,6 +22,7 @@ from r1jax.stages.sharing import Gathering
 from r1jax.types import Array, Packed, PyTree, Rollouts
 
 ROLLOUT_SEEDS = 1  # purpose of these seeds, beside evaluation's
+SPREAD = 1e-6  # standard deviation of a group's rewards under which they agree, but for rounding
 
 
 class Sampled(NamedTuple):
@@ -30,8 +31,17 @@ class Sampled(NamedTuple):
     prompts: list[str]  # P
     prompt_ids: list[list[int]]
     rollouts: Rollouts
-    grading: Gathering
+    grading: Gathering | Graded
     seconds: float  # of the rollout
+
+
+class Graded(NamedTuple):
+    """Rewards that are there already, where others are still to come."""
+
+    rewards: RewardBatch
+
+    def result(self) -> RewardBatch:
+        return self.rewards
 
 
 class Part(NamedTuple):
@@ -87,6 +97,43 @@ def columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: [record.get(key) for record in records] for key in keys}
 
 
+def chosen(config: RlStage, batch: Sampled) -> Sampled:
+    """Of the prompts drawn the `rollout.prompts` that are learnt from, in their order; waits for the graders.
+
+    Those whose samples' rewards differ come before those whose agree, which have advantages of 0 and are taken only to
+    fill the batch. Rewards' own metrics stay those of all that was drawn: they speak of the policy, not of the choice.
+
+    Source: DAPO (arXiv 2503.14476), section 3.2, which draws until the batch is full; here so many are drawn at once,
+      whatever comes, so that a step has one shape and one cost.
+    """
+    rewards = batch.grading.result()
+    spread_P = spread(config, rewards) >= SPREAD
+    first_P = np.argsort(~spread_P, kind="stable")[: config.rollout.prompts]
+    prompts = np.sort(first_P)
+    those_B = (prompts[:, None] * config.rollout.samples + np.arange(config.rollout.samples)).reshape(-1)
+    kept = rewards._replace(
+        total_B=rewards.total_B[those_B],
+        by_name={name: values[those_B] for name, values in rewards.by_name.items()},
+        mine={name: values[those_B] for name, values in rewards.mine.items()},
+        metrics=rewards.metrics | {"reward/frac_drawn_zero_std": float(1.0 - spread_P.mean())},
+    )
+    return batch._replace(
+        prompts=[batch.prompts[p] for p in prompts],
+        prompt_ids=[batch.prompt_ids[p] for p in prompts],
+        rollouts=Rollouts(
+            batch.rollouts.prompt_PL[prompts],
+            batch.rollouts.prompt_length_P[prompts],
+            *(values_B[those_B] for values_B in batch.rollouts[2:]),
+        ),
+        grading=Graded(kept),
+    )
+
+
+def spread(config: RlStage, rewards: RewardBatch) -> np.ndarray:
+    """The standard deviation of each prompt's total rewards."""
+    return rewards.total_B.reshape(-1, config.rollout.samples).std(axis=1)
+
+
 def pack(config: RlStage, batch: Sampled, pad_id: int, kept_B: np.ndarray | None = None) -> list[Part]:
     """The groups split in `grpo.minibatches`, a group never across two; those not kept take no place in the rows."""
     rollouts = batch.rollouts
@@ -134,9 +181,8 @@ def kept(config: RlStage, rewards: RewardBatch) -> np.ndarray:
 def figures(config: RlStage, batch: Sampled, rewards: RewardBatch) -> dict[str, float]:
     """A step's figures of rollouts and rewards."""
     length_B = batch.rollouts.length_B
-    spread_P = rewards.total_B.reshape(-1, config.rollout.samples).std(axis=1)
     return rewards.metrics | {
-        "reward/frac_zero_std": float((spread_P < 1e-6).mean()),
+        "reward/frac_zero_std": float((spread(config, rewards) < SPREAD).mean()),
         "completion/mean_length": float(length_B.mean()),
         "completion/max_length": float(length_B.max()),
         "completion/frac_truncated": float(1.0 - batch.rollouts.finished_B.mean()),

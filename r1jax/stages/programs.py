@@ -80,11 +80,11 @@ def rollout(config: RlStage, mesh: Mesh) -> Program:
     mesh = decode_mesh(config.rollout.mesh, mesh)
     engine = Engine(config.policy, mesh, stop_ids=(PAD,), pad_id=PAD)
     variables = with_shardings(abstract_variables(config.policy), mesh)
-    sequences = config.rollout.prompts * samples
+    sequences = config.drawn() * samples
     flops = forward_flops(config.policy, _full(sequences, prompt + limit))
     return Program(
         lambda: engine.lower(
-            variables, config.rollout.prompts, bucket(prompt), samples,
+            variables, config.drawn(), bucket(prompt), samples,
             top_k=config.rollout.top_k, top_p=config.rollout.top_p, max_tokens=limit,
         ),
         mesh, flops, sequences, sequences * limit,

@@ -96,10 +96,10 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
     loader = Loader(
         sources,
         [s.weight for s in config.data.sources.values()],
-        batch=config.rollout.prompts,
+        batch=config.drawn(),
         seed=config.seed,
         shuffle=True,
-        part=processes.share(config.rollout.prompts),
+        part=processes.share(config.drawn()),
     )
     engine = make_engine(config.policy, sampling, tokenizer, config.template)
     evaluator = run_.enter(
@@ -135,6 +135,7 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
             )
             batch, params, resharding = placement.lend(state.params, sample)
             state = state._replace(params=params)
+            batch = groups.chosen(config, batch) if config.dynamic_sampling else batch
             sampled = time.perf_counter()
             state, learnt = algorithm.learn(state, batch)
             seconds = time.perf_counter() - sampled - learnt.waited
