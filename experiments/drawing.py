@@ -36,7 +36,7 @@ def against(experiment: Experiment, measures: Sequence[str], standard: str | Non
         figures = by_seed(experiment, measure) * scale(measure)
         _dots(axes, experiment, (figures - figures.loc[standard]).drop(standard))
         axes.axvline(0, color="#888888", lw=1)
-        axes.set_xlabel(f"{label(measure)}\nmore than {standard}")
+        axes.set_xlabel(f"{label(measure).replace('(%)', '(points)')}\nmore than {standard}")
     return figure
 
 
@@ -62,7 +62,7 @@ def over_steps(
         axes.set_xlabel("step")
         axes.set_ylabel(label(measure))
         _scale(axes, [curve["mean"] * scale(measure) for curve in drawn.values()], log=measure in log)
-    figure.legend(legend.values(), legend, loc="outside upper left", ncols=5, frameon=False, fontsize=9)
+    figure.legend(legend.values(), legend, loc="outside upper left", ncols=6, frameon=False, fontsize=9)
     return figure
 
 

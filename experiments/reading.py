@@ -50,6 +50,7 @@ class Experiment(NamedTuple):
     config: ConfigDict
     final: pd.DataFrame  # a row an arm, a seed and a task
     steps: pd.DataFrame  # a row an arm, a seed and a step
+    folder: Path  # of the tables
     short: bool  # made by a short version: no results
     order: tuple[str, ...] = ()  # of the arms
 
@@ -75,12 +76,13 @@ class Experiment(NamedTuple):
         return "\n\n".join([*parts, f"Arms: {', '.join(f'`{arm}`' for arm in self.arms)}. Seeds: {seeds}."])
 
 
-def read(name: str, arms: Sequence[str] = (), folder: Path | None = None) -> Experiment:
-    """The experiment in experiments/NAME; where its tables are not there, those of a short version, run now.
+def read(name: str, arms: Sequence[str] = (), folder: str | Path | None = None) -> Experiment:
+    """The experiment in experiments/NAME with its tables.
 
     Args:
       arms: in this order; empty is all of them, the one that changes nothing first.
-      folder: where its tables are; None is experiments/NAME.
+      folder: where its tables are. None is experiments/NAME; where they are not there, runs/experiments/NAME, where a
+        run of one's own leaves them; and where there are none, those of a short version, run now.
 
     Raises:
       ModuleNotFoundError: there is no experiments/NAME/config.py.
@@ -90,13 +92,12 @@ def read(name: str, arms: Sequence[str] = (), folder: Path | None = None) -> Exp
     config = importlib.import_module(f"experiments.{name}.config").get_config()
     if unknown := sorted(set(arms) - set(config.arms)):
         raise ValueError(f"experiment {name} has no arm {unknown[0]!r}; it has {', '.join(config.arms)}")
-    folder = folder or ROOT / "experiments" / name
-    short = not (folder / FINAL).exists()
-    if short:
-        folder = _run_short(name)
-    tables = (pd.read_csv(folder / table, dtype={"arm": str}, keep_default_na=False, na_values=[""])
-              for table in (FINAL, STEPS))  # fmt: skip
-    return Experiment(name, config, *tables, short, tuple(arms))
+    usual = [ROOT / "experiments" / name, ROOT / "runs" / "experiments" / name]
+    found = next((place for place in usual if (place / FINAL).exists()), None)
+    place = Path(folder) if folder else found or _run_short(name)
+    final, steps = (pd.read_csv(place / table, dtype={"arm": str}, keep_default_na=False, na_values=[""])
+                    for table in (FINAL, STEPS))  # fmt: skip
+    return Experiment(name, config, final, steps, place, not (folder or found), tuple(arms))
 
 
 def interval(values: Sequence[float] | np.ndarray) -> Interval:

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import reading
+from experiments import reading, short, standard
+from r1jax import sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted([*ROOT.glob("experiments/*/*.ipynb"), *ROOT.glob("notebooks/*.ipynb")])
@@ -31,7 +32,7 @@ def experiment(**arms):
         dict(zip(("arm", "seed", "step", "loss"), row, strict=True))
         for row in (("none", 0, 1, 1.0), ("none", 1, 1, 3.0), ("none", 0, 2, 5.0), ("none", 1, 2, 5.0))
     ]
-    return reading.Experiment("mine", config, pd.read_csv(io.StringIO(FINAL)), pd.DataFrame(steps), False)
+    return reading.Experiment("mine", config, pd.read_csv(io.StringIO(FINAL)), pd.DataFrame(steps), ROOT, False)
 
 
 def test_an_interval_is_students():
@@ -100,6 +101,25 @@ def test_a_summary_reads_in_per_cent():
 def test_what_a_short_run_shows_is_not_called_a_result():
     assert "not results" not in experiment()._repr_markdown_()
     assert experiment()._replace(short=True)._repr_markdown_().startswith("**These are not results.**")
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in ROOT.glob("experiments/*/config.py")))
+def test_every_experiment_has_a_short_version(name, tmp_path):
+    """Two arms at most, one of them as the base is, in three steps or fewer, from stages as small."""
+    tree = short.get_config(name)
+    planned = sweep.plan(tree, tmp_path)
+    assert 2 <= len(planned) <= 4 and {each.seed for each in planned} == {0, 1}
+    assert any(not changes for changes in tree.arms.values())
+    assert all(each.stage.steps <= 3 and each.stage.policy.width == 32 for each in planned)
+    assert all(stage.steps <= 3 for stage in tree.first.values())
+
+
+def test_short_caps_numbers_and_leaves_what_is_smaller():
+    stage = standard.zero()
+    stage.rollout.update(prompts=2, samples=64)
+    tree = short.short(standard.sweep("?", ".", {"as_is": {}, "other": {"rollout": {"samples": 3}}}, stage=stage))
+    assert (tree.base.rollout.prompts, tree.base.rollout.samples, tree.base.rollout.temperature) == (2, 4, 1.0)
+    assert tree.arms.other.rollout.samples == 3
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in ROOT.glob("experiments/*/final.csv")}), ids=str)
