@@ -151,9 +151,17 @@ def _root(config: ConfigDict, workdir: Path) -> Path:
 
 
 def _key(stage: AnyStage) -> str:
-    """A name for a config: two that could not go on in one folder have two. On another mesh a run may go on."""
-    tree = {key: value for key, value in to_dict(stage).items() if key != "mesh"}
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+    """A name for a config: two that could not go on in one folder have two. On another mesh a run may go on.
+
+    What is left out does not count, so that a run keeps its name when stages learn a new option.
+    """
+    return hashlib.sha256(json.dumps(_said(to_dict(stage)), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _said(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _said(value) for key, value in tree.items() if key != "mesh" and value is not None}
 
 
 def _first(config: ConfigDict) -> ConfigDict:

@@ -106,7 +106,7 @@ def test_dynamic_sampling_keeps_the_groups_that_differ_and_fills_up_with_the_fir
     )
     six = np.arange(6)
     rollouts = Rollouts(six[:, None], six + 1, rows[:, None], rows + 1, rows[:, None] / 8, rows % 3 == 0)
-    drawn = groups.Sampled(list("abcdef"), [[i] for i in range(6)], rollouts, groups.Graded(rewards), 1.0)
+    drawn = groups.Sampled(list("abcdef"), [[i] for i in range(6)], rollouts, groups.Settled(rewards), 1.0)
     got = groups.chosen(config, drawn)
     those = [0, 1, 2, 3, 6, 7, 10, 11]  # group 0 agrees, as 2 and 4 do, and is the first of them
     assert got.prompts == list("abdf") and got.prompt_ids == [[0], [1], [3], [5]]

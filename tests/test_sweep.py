@@ -63,6 +63,11 @@ def test_with_a_shared_folder_what_two_sweeps_ask_for_has_one_place(tmp_path):
     assert of["as_is", 0] == of["still", 0] and of["as_is", 1] == of["still", 1]
     assert len(set(of.values())) == 6, "another seed, temperature or clip has a folder of its own"
     assert all(folder.parent == tmp_path / "shared" / "runs" for folder in of.values())
+    meshed = config(shared=shared)
+    with meshed.base.unlocked():
+        meshed.base.mesh.fsdp = 2
+        meshed.base.offload = None
+    assert [each.folder for each in sweep.plan(meshed, tmp_path)] == [each.folder for each in one]
 
 
 def test_an_arm_that_names_its_stage_is_a_whole_one(tmp_path):

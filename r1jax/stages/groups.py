@@ -31,11 +31,11 @@ class Sampled(NamedTuple):
     prompts: list[str]  # P
     prompt_ids: list[list[int]]
     rollouts: Rollouts
-    grading: Gathering | Graded
+    grading: Gathering | Settled
     seconds: float  # of the rollout
 
 
-class Graded(NamedTuple):
+class Settled(NamedTuple):
     """Rewards that are there already, where others are still to come."""
 
     rewards: RewardBatch
@@ -125,7 +125,7 @@ def chosen(config: RlStage, batch: Sampled) -> Sampled:
             batch.rollouts.prompt_length_P[prompts],
             *(values_B[those_B] for values_B in batch.rollouts[2:]),
         ),
-        grading=Graded(kept),
+        grading=Settled(kept),
     )
 
 
