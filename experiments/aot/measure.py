@@ -1,7 +1,7 @@
 """What the TPU compiler says of the configs for TPUs: runs `r1jax.aot` on each, and writes the tables of docs/aot.md.
 
 python -m experiments.aot.measure                      # compiles all, an hour on two cores
-python -m experiments.aot.measure r1_16b               # those of one config; the others' results stay
+python -m experiments.aot.measure r1_16b sft_step      # those of one config, or of one program; other results stay
 python -m experiments.aot.measure --tables             # the page alone, from results.jsonl
 """
 
@@ -108,10 +108,12 @@ def put(page: str, made: str) -> str:
 
 
 def main(words: list[str]) -> None:
-    wanted = [machine for machine in MACHINES if not words or machine[0].split(".")[0] in words]
+    programs = [program for program in PROGRAMS if program in words] or PROGRAMS
+    files = {word for word in words if word not in PROGRAMS}
+    wanted = [machine for machine in MACHINES if not files or machine[0].split(".")[0] in files]
     results = load()
     for file, topology, slices in wanted if words != ["--tables"] else ():
-        for program in PROGRAMS:
+        for program in programs:
             new = compile_one(file, topology, slices, program)
             results = [old for old in results if [old[key] for key in KEY] != [new[key] for key in KEY]] + [new]
             order = [(*machine, program) for machine in MACHINES for program in PROGRAMS]

@@ -159,7 +159,9 @@ def _summed(d_whole: ExpertWeights, like: ExpertWeights, everywhere: tuple[str, 
 
     def one(d, w, letters):
         d = jax.lax.psum_scatter(d.astype(w.dtype), WIDTH_AXES, scatter_dimension=letters.index("D"), tiled=True)
-        return jax.lax.psum(d, rest) if rest else d
+        d = jax.lax.psum(d, rest) if rest else d
+        # libtpu 0.0.52 fails on a sum that is scattered, cast and added up over micro-batches, unless held apart.
+        return jax.lax.optimization_barrier(d)
 
     return ExpertWeights(*map(one, d_whole, like, LETTERS))
 
