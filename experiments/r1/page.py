@@ -11,6 +11,17 @@ from experiments.r1.intervals import Measure, together
 
 SCRIPT = "python experiments/r1/findings.py"
 MIB = 2**20
+# The experiments that ask after a finding by themselves, with three seeds and arms beside it.
+EXPERIMENTS = {
+    "F1": ("format_reward", "algorithms"),
+    "F2": ("loss_normalisation", "reward_hacking"),
+    "F3": ("test_time_compute",),
+    "F4": ("language_reward",),
+    "F5": ("cold_start",),
+    "F7": ("distillation",),
+    "F8": ("test_time_compute",),
+    "F9": ("algorithms",),
+}
 # unit -> (factor, decimals, sign in front, what follows)
 UNITS = {
     "share": (100, 1, "", "%"),
@@ -122,7 +133,13 @@ def section(result: Result, seeds: Sequence[int], note: str) -> list[str]:
         lines += ["", f"| | {' | '.join(names)} | rule |", "| --- " * (len(names) + 2) + "|"]
         for i, row in enumerate(result.rows[0]):
             lines.append(f"| {row.name} | {' | '.join(cells(result, i))} | {rule_text(row)} |")
-    return [*lines, "", note] if note else lines
+    return [*lines, *(["", note] if note else []), *experiments(result.key)]
+
+
+def experiments(key: str) -> list[str]:
+    """Where a finding is asked after by itself."""
+    links = [f"[`{name}`](../experiments/{name}/config.py)" for name in EXPERIMENTS.get(key, ())]
+    return ["", f"As an experiment of its own: {', '.join(links)}."] if links else []
 
 
 def page(
