@@ -64,12 +64,11 @@ def run(config: ConfigDict, workdir: str) -> dict[str, Any]:
     planned = plan(config, Path(workdir))
     first = beginnings(config)
     folders = {name: str(_root(config, Path(workdir)) / name) for name in first}
-    for stage, folder in [
-        *((first[name], folders[name]) for name in first),
-        *((p.stage, str(p.folder)) for p in planned),
-    ]:
-        if not (has_begun(folder, stage) and read_result(folder) is not None):
-            pipeline.STAGES[stage.stage].check(stage, folders)
+    whole = [((FIRST, name), stage, folders[name]) for name, stage in first.items()]
+    whole += [((RUN, each.arm), each.stage, str(each.folder)) for each in planned]
+    unfinished = {name: stage for name, stage, folder in whole if not _finished(folder, stage)}
+    for stage in unfinished.values():  # one of an arm's: a seed is nothing that a check looks at
+        pipeline.STAGES[stage.stage].check(stage, folders)
     for name, stage in first.items():
         _make(f"{name}, which runs start from", stage, Path(folders[name]), folders, wait=True)
     mine = planned[config.part :: config.parts]
@@ -133,6 +132,10 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _finished(folder: str, stage: AnyStage) -> bool:
+    return has_begun(folder, stage) and read_result(folder) is not None
 
 
 def _make(title: str, stage: AnyStage, folder: Path, folders: Mapping[str, str], *, wait: bool) -> bool:

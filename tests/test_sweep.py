@@ -78,7 +78,7 @@ def test_an_arm_that_names_its_stage_is_a_whole_one(tmp_path):
 
 def test_a_folder_that_another_process_holds_is_left_for_last_and_awaited(tmp_path, monkeypatch):
     """Every run is marked in place of being made; one folder is held until the others are."""
-    plan, made = sweep.plan(config(), tmp_path), []
+    plan, made, checked = sweep.plan(config(), tmp_path), [], []
     taken = plan[1].folder
     taken.parent.mkdir()
     holder = subprocess.Popen(
@@ -89,7 +89,7 @@ def test_a_folder_that_another_process_holds_is_left_for_last_and_awaited(tmp_pa
     class Marks:
         @staticmethod
         def check(stage, folders):
-            pass
+            checked.append(stage.rollout.temperature)
 
         @staticmethod
         def run(stage, workdir, folders):
@@ -99,6 +99,7 @@ def test_a_folder_that_another_process_holds_is_left_for_last_and_awaited(tmp_pa
 
     monkeypatch.setitem(sweep.pipeline.STAGES, "rl", Marks)
     sweep.run(config(), str(tmp_path))
+    assert checked == [1.0, 1.5], "an arm is checked once, whatever its seeds"
     assert made == [plan[0].folder, plan[2].folder, plan[3].folder, taken]
 
 
