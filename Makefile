@@ -13,7 +13,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_NOTEBOOKS := $(VENV)/.installed-notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart r1 test test-slow check smoke notebooks clean
+.PHONY: help quickstart r1 experiments test test-slow check smoke notebooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ r1: WORKDIR ?= runs/r1
 r1: $(INSTALLED)  ## the whole recipe: every stage of DeepSeek-R1, about an hour at most; run again, it goes on where it was
 	$(BIN)/python -m r1jax.main --config=configs/r1_tiny.py --workdir=$(WORKDIR) --config.seed=$(SEED)
 	@echo "report: $(WORKDIR)/report.html"
+
+experiments: $(INSTALLED)  ## every experiment, what is finished left as it is; tables go into experiments/
+	$(BIN)/python -m experiments.run_all
 
 test: $(INSTALLED_DEV)  ## the tests, on eight simulated CPU devices (tests/conftest.py)
 	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
