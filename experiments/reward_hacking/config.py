@@ -5,6 +5,9 @@ command:   python -m r1jax.main --config=experiments/reward_hacking/config.py \\
 hardware:  2 CPU cores
 time:      not yet measured
 expected:  not yet measured
+
+The last two arms were added when the first had run and accuracy beside the other reward had kept the policy honest: in
+them accuracy is measured and not rewarded.
 """
 
 from ml_collections import ConfigDict
@@ -27,5 +30,7 @@ def get_config() -> ConfigDict:
             "honest": {},
             "length": {"rewards": {"length": reward("length")}},
             "tags": {"rewards": {"tags": reward("tags")}},
+            "length_alone": {"rewards": {"length": reward("length"), "accuracy": {"weight": 0.0}}},
+            "tags_alone": {"rewards": {"tags": reward("tags"), "accuracy": {"weight": 0.0}}},
         },
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 LONG = 48  # tokens for which there is the whole reward: the limit of a completion
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-MANY = 8  # tags for which there is the whole reward; an honest completion has 3 of its own
+MANY = 8  # tags for which there is the whole reward; an honest completion has 4
 
 
 def length(completions: Sequence[str], completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float]:
