@@ -92,7 +92,9 @@ def _svg(figure: Figure, axes: Axes) -> str:
     axes.tick_params(colors=INK, labelsize=8)
     axes.grid(color=INK, alpha=0.25, lw=0.6)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper left", ncols=4, fontsize=8, frameon=False, labelcolor=INK)
+    figure.legend(
+        loc="outside upper left", ncols=2 if figure.get_figwidth() < 5 else 4, fontsize=8, frameon=False, labelcolor=INK
+    )
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "r1jax"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
