@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from experiments.reading import Experiment, by_seed, curves, label, means, scale
 
@@ -40,29 +41,29 @@ def against(experiment: Experiment, measures: Sequence[str], standard: str | Non
     return figure
 
 
-def over_steps(
-    experiment: Experiment, measures: Sequence[str], arms: Sequence[str] = (), window: int = 5, log: Sequence[str] = ()
-) -> Figure:
+def over_steps(experiment: Experiment, measures: Sequence[str], arms: Sequence[str] = (), window: int = 5) -> Figure:
     """A panel a measure, a line an arm: means over seeds of running means, with their intervals as bands.
 
     Args:
-      arms: those to draw; empty is all.
+      arms: those to draw; empty is all. One that lacks a measure is left out of its panel.
       window: steps of the running mean.
-      log: measures whose axis is logarithmic.
     """
     figure, panels = _panels(len(measures), 3.0)
-    legend: dict[str, Line2D] = {}
+    arms = [arm for arm in experiment.arms if arm in (arms or experiment.arms)]
     for axes, measure in zip(panels, measures, strict=True):
-        drawn = {arm: curves(experiment, measure, arm, window) for arm in arms or experiment.arms}
+        there = experiment.steps.dropna(subset=[measure])["arm"].unique()
+        drawn = {arm: curves(experiment, measure, arm, window) for arm in arms if arm in there}
         for arm, curve in drawn.items():
             style = _style(experiment, arm)
             y = curve[["mean", "low", "high"]] * scale(measure)
-            (legend[arm],) = axes.plot(curve["step"], y["mean"], lw=1.8, **style)
+            axes.plot(curve["step"], y["mean"], lw=1.8, **style)
             axes.fill_between(curve["step"], y["low"], y["high"], color=style["color"], alpha=0.12, lw=0)
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(label(measure))
-        _scale(axes, [curve["mean"] * scale(measure) for curve in drawn.values()], log=measure in log)
-    figure.legend(legend.values(), legend, loc="outside upper left", ncols=6, frameon=False, fontsize=9)
+        _limit(axes, [curve["mean"] * scale(measure) for curve in drawn.values()])
+    legend = [Line2D([], [], lw=1.8, **_style(experiment, arm)) for arm in arms]
+    figure.legend(legend, arms, loc="outside upper left", ncols=6, frameon=False, fontsize=9)
     return figure
 
 
@@ -91,14 +92,12 @@ def _dots(axes: Axes, experiment: Experiment, figures: pd.DataFrame) -> None:
     axes.set_ylim(len(figures) - 0.5, -0.6)
 
 
-def _scale(axes: Axes, lines: Sequence[pd.Series], *, log: bool) -> None:
+def _limit(axes: Axes, lines: Sequence[pd.Series]) -> None:
     """The axis goes by the means: the interval of three seeds may be many times as wide as all of them."""
-    if log:
-        axes.set_yscale("log")
     low, high = min(line.min() for line in lines), max(line.max() for line in lines)
     if low < high:
         margin = 0.12 * (high - low)
-        axes.set_ylim(low / 1.5 if log else low - margin, high * 1.5 if log else high + margin)
+        axes.set_ylim(low - margin, high + margin)
 
 
 def _style(experiment: Experiment, arm: str) -> dict[str, str]:

@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/learning_rate/config.py \\
                --workdir=runs/experiments/learning_rate
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      11 min 45 s beside much other work, 3 min 6 s of processor time; the base and the standard runs not counted
+expected:  pass@1 59.0% (third), 74.7% (standard), 75.5% (triple), measured 2026-11-21
 """
 
 from ml_collections import ConfigDict
