@@ -13,7 +13,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_NOTEBOOKS := $(VENV)/.installed-notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart r1 experiments test test-slow check smoke notebooks clean
+.PHONY: help quickstart r1 experiments test test-slow check smoke bench notebooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ check: $(INSTALLED_DEV)  ## format, lint, types, shell scripts
 smoke: $(INSTALLED)  ## the whole pipeline at its smallest, afresh
 	rm -rf runs/smoke
 	$(BIN)/python -m r1jax.main --config=configs/smoke.py --workdir=runs/smoke
+
+bench: ROUNDS ?= 5
+bench: $(INSTALLED)  ## speed on the fixed workloads; with PEERS=DIR TORCH_PYTHON=PY TUNIX_PYTHON=PY, beside TRL and Tunix
+	-$(BIN)/python bench/compare.py --out=runs/bench.jsonl --rounds=$(ROUNDS) --peers='$(PEERS)' \
+	  --torch-python='$(TORCH_PYTHON)' --tunix-python='$(TUNIX_PYTHON)'
+	$(BIN)/python bench/page.py runs/bench.jsonl > docs/benchmarks.md
 
 notebooks: $(INSTALLED_NOTEBOOKS)  ## run every notebook in its short form; results go to runs/notebooks
 	@find experiments notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' | sort | \

@@ -75,14 +75,16 @@ def test_attend_cached_equals_attention_over_the_whole_sequence(heads, kv_heads)
     prompt_length, own = [3, 5], 2
     kv = {name: [draw(8, kv_heads, 4, seed=10 * n + b) for b in range(4)] for n, name in enumerate("kv")}
     q_BHC, want = draw(4, heads, 4, seed=30), []
-    caches = {name: (np.full((2, 6, kv_heads, 4), 1e3), np.full((4, 4, kv_heads, 4), 1e3)) for name in "kv"}
+    caches = {name: (np.full((2, kv_heads, 6, 4), 1e3), np.full((4, kv_heads, 4, 4), 1e3)) for name in "kv"}
     new = {name: np.empty((4, kv_heads, 4), np.float32) for name in "kv"}
     for b in range(4):
         length = prompt_length[b // 2]
         whole = {}
         for name in "kv":
             shared, mine = kv[name][b // 2 * 2][:length], kv[name][b][length : length + own + 1]
-            caches[name][0][b // 2, :length], caches[name][1][b, :own], new[name][b] = shared, mine[:own], mine[own]
+            by_head = [x.swapaxes(0, 1) for x in (shared, mine[:own])]
+            caches[name][0][b // 2, :, :length], caches[name][1][b, :, :own] = by_head
+            new[name][b] = mine[own]
             whole[name] = np.concatenate([shared, mine])[None]
         see_all = np.ones((1, 1, length + own + 1), bool)
         want.append(plain(q_BHC[b][None, None], whole["k"], whole["v"], see_all)[0, 0])

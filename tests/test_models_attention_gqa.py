@@ -1,11 +1,12 @@
 """Grouped-query attention: equal to the float64 reference over rows, and against caches to itself over rows."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 
-from r1jax.models.attention import DecodeStep, LayerCache, make_rows
+from r1jax.models.attention import DecodeStep, KeyValue, LayerCache, make_rows
 from r1jax.models.attention_gqa import GroupedAttention
 from tests import reference_policy as reference
 from tests import tiny_policy as tiny
@@ -33,11 +34,11 @@ def whole_rows(config, rows: int, length: int):
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_attention_over_rows_equals_the_reference(config):
     params, x = attention_params(config), draw(2, 9, 16)
-    got, kept_RTW = tiny.jit(GroupedAttention(config).apply)(params, x, whole_rows(config, 2, 9), None)
+    got, kept = tiny.jit(GroupedAttention(config).apply)(params, x, whole_rows(config, 2, 9), None)
     weights = reference.in_float64(params["params"])
     want = [reference.attention(config, weights, list(row.astype(np.float64))) for row in x]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    assert kept_RTW.shape == (2, 9, 2 * config.kv_heads * config.head_dim)
+    assert [x.shape for x in kept] == 2 * [(2, config.kv_heads, 9, config.head_dim)]
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
@@ -46,9 +47,11 @@ def test_attention_to_caches_equals_attention_over_rows(config):
     params, prompt, samples = attention_params(config), draw(5, 16), [draw(3, 16, seed=b + 1) for b in range(2)]
     apply = tiny.jit(GroupedAttention(config).apply)
     want, kept = apply(params, np.stack([np.concatenate([prompt, s]) for s in samples]), whole_rows(config, 2, 8), None)
-    prompt_PSW = np.pad(kept[:1, :5], ((0, 0), (0, 1), (0, 0)), constant_values=1e3)
-    own_BSW = np.pad(kept[:, 5:7], ((0, 0), (0, 2), (0, 0)), constant_values=1e3)
+    more = functools.partial(np.pad, constant_values=1e3)
+    prompt = KeyValue(*(more(x[:1, :, :5], ((0, 0), (0, 0), (0, 1), (0, 0))) for x in kept))
+    own = KeyValue(*(more(x[:, :, 5:7], ((0, 0), (0, 0), (0, 2), (0, 0))) for x in kept))
     where = DecodeStep(np.full(2, 7, np.int32), np.int32([5]), np.int32(2))
-    got, kept_BW = apply(params, np.stack([s[-1] for s in samples]), where, LayerCache(prompt_PSW, own_BSW))
+    got, newest = apply(params, np.stack([s[-1] for s in samples]), where, LayerCache(prompt, own))
     np.testing.assert_allclose(got, want[:, -1], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(kept_BW, kept[:, -1], rtol=1e-5, atol=1e-5)
+    for new, whole in zip(newest, kept, strict=True):
+        np.testing.assert_allclose(new, whole[:, :, -1], rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.models import moe_experts
+from r1jax.models import moe, moe_experts
 from r1jax.models.moe import MoE, Routing, balance_loss, route
 from r1jax.models.moe_experts import block_size, from_slots, grouped_matmul, lay_out, to_slots
 from tests import reference_policy as reference
@@ -239,3 +239,26 @@ def test_balance_loss_is_least_when_balanced():
     segment = np.ones(4, np.int32)
     assert float(balance_loss(even, segment, config, 4, ())) == pytest.approx(1.0)
     assert float(balance_loss(skewed, segment, config, 4, ())) == pytest.approx(2 * 4 * 9 / 24)
+
+
+@pytest.mark.parametrize("shared_experts", [0, 1])
+def test_few_tokens_of_decoding_give_what_rows_give(monkeypatch, shared_experts):
+    """Single tokens that every expert reads, the same laid out by expert, and as a row: one output, one load."""
+    config = dataclasses.replace(shape(8, groups=4, kept=2, active=3, scale=1.5), shared_experts=shared_experts)
+    module, x_BD = MoE(config), draw(20, config.width)
+    variables = module.init(jax.random.key(0), x_BD, np.arange(1, 21))
+    variables = jax.tree.map(lambda x: draw(*x.shape, seed=x.size), variables)
+
+    def run(x, segment):
+        return jax.jit(lambda *args: module.apply(*args))(variables, x, segment)
+
+    row, of_row = run(x_BD[None], np.arange(1, 21)[None])
+    few, of_few = run(x_BD, np.arange(1, 21))
+    monkeypatch.setattr(moe, "FEW_TOKENS", 19)
+    many, of_many = run(x_BD, np.arange(1, 21))
+    size = np.abs(row).max()
+    for y_BD, output in ((few, of_few), (many, of_many)):
+        np.testing.assert_allclose(y_BD / size, row[0] / size, atol=1e-5)
+        np.testing.assert_array_equal(output.load_E, of_row.load_E)
+        np.testing.assert_allclose(output.balance, of_row.balance, rtol=1e-4)
+    assert (few != many).any(), "the two should be computed in two ways"

@@ -12,6 +12,7 @@ from r1jax.models.attention import DecodeStep, LayerCache
 from r1jax.models.policy import (
     PolicyModel,
     abstract_variables,
+    apart,
     forward_multi_token,
     init_variables,
     mtp_parameter_count,
@@ -119,15 +120,16 @@ def test_padding_changes_nothing():
     assert int(aux.load_NE.sum()) == (12 + 7) * tiny.CONFIG.active_experts * 2
 
 
+@pytest.mark.parametrize("is_apart", [False, True], ids=["scanned", "apart"])
 @pytest.mark.parametrize("config", tiny.FAMILIES.values(), ids=tiny.FAMILIES)
-def test_cached_decode_equals_the_full_forward(config):
+def test_cached_decode_equals_the_full_forward(config, is_apart):
     """2 prompts, padded on the right, 2 samples each: three tokens fed one by one, all logits against whole rows."""
     weights, new = tiny.variables(config), 3
     lengths = [5, 3]
     prompts, samples = tiny.draw_tokens(2, *lengths), tiny.draw_tokens(3, new, new, new, new)
     full = [prompts[b // 2] + sample for b, sample in enumerate(samples)]
     want, _ = tiny.forward(config)(weights, tiny.rows(full, 8))
-    got = tiny.jit(functools.partial(logits_by_decode, config))(
+    got = tiny.jit(functools.partial(logits_by_decode, config, is_apart=is_apart))(
         weights, np.int32([prompts[0], prompts[1] + [9, 9]]), np.int32(lengths), np.int32(samples)
     )
     for b in range(4):
@@ -135,19 +137,26 @@ def test_cached_decode_equals_the_full_forward(config):
         np.testing.assert_allclose(got[b], want[b, n - 1 : n + new], rtol=1e-5, atol=1e-5)
 
 
-def logits_by_decode(config, weights, prompt_PL, length_P, sample_BL):
+def logits_by_decode(config, weights, prompt_PL, length_P, sample_BL, *, is_apart):
     """Logits [B, L + 1, V] of the prompts' last tokens and of the samples', fed one by one."""
     model, group = PolicyModel(config), sample_BL.shape[0] // prompt_PL.shape[0]
     hidden_PD, kept = model.apply(weights, prompt_PL, length_P, method="prefill")
-    own = [jnp.full((x.shape[0], sample_BL.shape[0], 4, x.shape[-1]), 1e3) for x in kept]
+    layers = apart(config, weights) if is_apart else None
+    own = jax.tree.map(lambda x: jnp.full((x.shape[0], sample_BL.shape[0], *x.shape[2:-2], 4, x.shape[-1]), 1e3), kept)
+    if is_apart:
+        kept, own = ([jax.tree.map(lambda x: x[i], y) for y in ys for i in range(_layers(y))] for ys in (kept, own))  # noqa: B023
     hidden = [jnp.repeat(hidden_PD, group, axis=0)]
     for t in range(sample_BL.shape[1]):
         where = DecodeStep(jnp.repeat(length_P, group) + t, length_P, jnp.int32(t))
         caches = [LayerCache(*pair) for pair in zip(kept, own, strict=True)]
-        hidden_BD, new = model.apply(weights, sample_BL[:, t], where, caches, method="decode")
-        own = [x.at[:, :, t].set(token) for x, token in zip(own, new, strict=True)]
+        hidden_BD, new = model.apply(weights, sample_BL[:, t], where, caches, layers, method="decode")
+        own = jax.tree.map(lambda x, token: x.at[..., t, :].set(token), own, new)  # noqa: B023
         hidden.append(hidden_BD)
     return model.apply(weights, jnp.stack(hidden, axis=1), method="logits")
+
+
+def _layers(stack) -> int:
+    return jax.tree.leaves(stack)[0].shape[0]
 
 
 def test_blockwise_attention_changes_no_logits():

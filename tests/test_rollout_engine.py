@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from r1jax.mesh import make_mesh, state_shardings
+from r1jax.rollout.decoding import Sampling
 from r1jax.rollout.engine import bucket
 from r1jax.rollout.sampling import sample
 from r1jax.types import Rollouts
@@ -144,12 +145,43 @@ def test_top_k_of_one_is_greedy_and_scored_at_the_temperature():
 def test_one_program_serves_a_bucket():
     """Neither other weights, seeds, temperatures nor other prompt lengths below 33 tokens compile anything."""
     usual()
-    engine = one_device_engine()
-    count = engine._rollout._cache_size()
+    begin, advance = one_device_engine()._begin, one_device_engine()._advance
+    count = begin._cache_size(), advance._cache_size()
     generate(tiny.draw_tokens(9, 32, 1, 2, 20), SEEDS + 1, temperature=0.3, weights=tiny.variables(seed=1))
-    assert engine._rollout._cache_size() == count
+    assert (begin._cache_size(), advance._cache_size()) == count
     generate(tiny.draw_tokens(9, 33, 1, 2, 20))
-    assert engine._rollout._cache_size() == count + 1, "the count sees a new program"
+    assert begin._cache_size() == count[0] + 1, "the count sees a new program"
+
+
+@pytest.fixture
+def cut_often(monkeypatch):
+    """Caches of 2 tokens at first, and batches halved to the last."""
+    monkeypatch.setattr("r1jax.rollout.engine.SMALLEST_CACHE", 2)
+    monkeypatch.setattr("r1jax.rollout.engine.SMALLEST_BATCH", 1)
+
+
+def test_cutting_changes_nothing(cut_often):
+    """Growing caches and halved batches, layers apart: what the one program samples at its largest throughout."""
+    engine = tiny.engine(tiny.one_device(), stop_ids=STOP, pad_id=PAD)
+    got = generate(engine=engine)
+    assert engine._keep._cache_size() >= 1 and engine._grow._cache_size() >= 2, "the case should cut in both ways"
+    arrays = engine._arrays(PROMPTS, SEEDS, Sampling(0.8, 0, 1.0, MAX))
+    want = engine._rollout(tiny.variables(), *arrays, Sampling(0.0, 0, 1.0, MAX), PAD)
+    np.testing.assert_array_equal(got.completion_BL, want[0])
+    np.testing.assert_allclose(got.logp_sampler_BL, want[1], atol=1e-5)
+    np.testing.assert_array_equal(got.length_B, want[2])
+    np.testing.assert_array_equal(got.finished_B, want[3])
+
+
+def test_cutting_changes_nothing_on_a_mesh(cut_often):
+    mesh = make_mesh(tiny.MESHES["data2_expert2_tensor2"])
+    weights = tiny.variables()
+    sharded = jax.device_put(weights, state_shardings(mesh, weights))
+    engine = tiny.engine(mesh, stop_ids=STOP, pad_id=PAD)
+    got = generate(engine=engine, weights=sharded)
+    assert engine._keep._cache_size() >= 1 and engine._grow._cache_size() >= 2, "the case should cut in both ways"
+    for mine, want, field in zip(got, usual(), Rollouts._fields, strict=True):
+        np.testing.assert_allclose(mine, want, atol=1e-5, err_msg=field)
 
 
 def test_buckets():

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from r1jax.config import PolicyConfig
 from r1jax.models.attention_blockwise import MASKED, attend_blockwise
-from r1jax.types import Array
+from r1jax.types import Array, PyTree
 
 
 class Rows(NamedTuple):
@@ -37,10 +37,14 @@ class DecodeStep(NamedTuple):
 
 
 class LayerCache(NamedTuple):
-    """What one layer keeps of each token, W floats (with a leading N: all layers)."""
+    """What one layer keeps of each token, W floats, in arrays that end in slots and channels (leading N: all layers).
 
-    prompt_PSW: jax.Array  # written by prefill, shared by the G samples of a prompt
-    own_BSW: jax.Array  # one slot a sampled token
+    Keys and values [X, K, S, C] of grouped attention, latents [X, S, W] of latent attention: what one head reads lies
+    together, so that no product of a decode step has to turn a cache around first.
+    """
+
+    prompt: PyTree  # X = P: written by prefill, shared by the G samples of a prompt
+    own: PyTree  # X = B: one slot a sampled token
 
 
 class KeyValue(NamedTuple):
@@ -124,13 +128,13 @@ def attend_cached(q_BHC: jax.Array, prompt: KeyValue, own: KeyValue, new: KeyVal
 
     Args:
       q_BHC: scaled queries.
-      prompt: k and v [P, S, K, C].
-      own: k and v [B, S, K, C].
+      prompt: k and v [P, K, S, C].
+      own: k and v [B, K, S, C].
       new: k and v [B, K, C] of the token itself.
     """
     batch, heads, width = q_BHC.shape
-    prompts, prompt_slots, kv_heads, _ = prompt.k.shape
-    own_slots, shared, group = own.k.shape[1], heads // kv_heads, batch // prompts
+    prompts, kv_heads, prompt_slots, _ = prompt.k.shape
+    own_slots, shared, group = own.k.shape[2], heads // kv_heads, batch // prompts
     q_BKHC = q_BHC.reshape(batch, kv_heads, shared, width)
     q_PKXC = jnp.swapaxes(q_BKHC.reshape(prompts, group, kv_heads, -1), 1, 2).reshape(prompts, kv_heads, -1, width)
 
@@ -139,10 +143,10 @@ def attend_cached(q_BHC: jax.Array, prompt: KeyValue, own: KeyValue, new: KeyVal
         x = x_PKXS.reshape(prompts, kv_heads, group, shared, -1)
         return jnp.swapaxes(x, 1, 2).reshape(batch, kv_heads, shared, -1)
 
-    on_prompt = jnp.einsum("pkxc,pskc->pkxs", q_PKXC, prompt.k, preferred_element_type=jnp.float32)
+    on_prompt = jnp.einsum("pkxc,pksc->pkxs", q_PKXC, prompt.k, preferred_element_type=jnp.float32)
     in_prompt_PS = jnp.arange(prompt_slots)[None] < where.prompt_length_P[:, None]
     on_prompt = by_sequence(jnp.where(in_prompt_PS[:, None, None], on_prompt, MASKED))
-    on_own = jnp.einsum("bkhc,bskc->bkhs", q_BKHC, own.k, preferred_element_type=jnp.float32)
+    on_own = jnp.einsum("bkhc,bksc->bkhs", q_BKHC, own.k, preferred_element_type=jnp.float32)
     on_own = jnp.where(jnp.arange(own_slots)[None, None, None] < where.generated, on_own, MASKED)
     on_new = jnp.einsum("bkhc,bkc->bkh", q_BKHC, new.k, preferred_element_type=jnp.float32)[..., None]
 
@@ -151,7 +155,7 @@ def attend_cached(q_BHC: jax.Array, prompt: KeyValue, own: KeyValue, new: KeyVal
     of_prompt, of_own, of_new = jnp.split(share, [prompt_slots, prompt_slots + own_slots], axis=-1)
     of_prompt = jnp.swapaxes(of_prompt.reshape(prompts, group, kv_heads, -1), 1, 2)
     of_prompt = of_prompt.reshape(prompts, kv_heads, -1, prompt_slots)
-    mixed = by_sequence(jnp.einsum("pkxs,pskc->pkxc", of_prompt, prompt.v))
-    mixed += jnp.einsum("bkhs,bskc->bkhc", of_own, own.v)
+    mixed = by_sequence(jnp.einsum("pkxs,pksc->pkxc", of_prompt, prompt.v))
+    mixed += jnp.einsum("bkhs,bksc->bkhc", of_own, own.v)
     mixed += of_new * new.v[:, :, None]
     return mixed.reshape(batch, heads, -1)

@@ -1,6 +1,6 @@
 """Grouped-query attention (arXiv 2305.13245), as Qwen2 (biases), Qwen3 (norms of queries and keys) and Llama 3 use it.
 
-A token leaves its rotated keys and its values in the cache, one after the other: 2 K C floats a layer.
+A token leaves its rotated keys and its values in the cache: 2 K C floats a layer.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ class GroupedAttention(nn.Module):
         dtype = jnp.dtype(self.config.param_dtype)
         return self.param(name, nn.initializers.zeros, shape, dtype).astype(self.config.dtype)
 
-    def __call__(self, x: jax.Array, where: Rows | DecodeStep, cache: LayerCache | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: jax.Array, where: Rows | DecodeStep, cache: LayerCache | None) -> tuple[jax.Array, KeyValue]:
         """Attention of rows x_RTD (cache None), or of new tokens x_BD against the cache.
 
         Returns:
-          (output shaped as x, what the cache keeps of the tokens: kept_RTW or kept_BW, W = 2 K C)
+          (output shaped as x, what the cache keeps of the tokens: keys and values [R, K, T, C] or [B, K, C])
         """
         if cache is None:
             assert isinstance(where, Rows), "rows are attended to without a cache"
             q, new = self._heads(x, where.position_RT)
             mixed = self._over_rows(q, new, where)
+            kept = KeyValue(*(jnp.swapaxes(y, 1, 2) for y in new))
         else:
             assert isinstance(where, DecodeStep), "a cache is read in decode steps"
             q, new = self._heads(x, where.position_B)
-            prompt, own = self._read(cache.prompt_PSW), self._read(cache.own_BSW)
-            mixed = attend_cached(q, prompt, own, new, where)
-        kept = jnp.stack(new, axis=-3).reshape(*x.shape[:-1], -1)
+            mixed = attend_cached(q, cache.prompt, cache.own, new, where)
+            kept = new
         return project(mixed, self.out_HCD, axes=2), kept
 
     def _over_rows(self, q_RTHC: jax.Array, new: KeyValue, where: Rows) -> jax.Array:
@@ -76,8 +76,3 @@ class GroupedAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = (rotary(heads, position[..., None], c) for heads in (q, k))
         return q * score_scale(c, c.head_dim), KeyValue(checkpoint_name(k, "latents"), checkpoint_name(v, "latents"))
-
-    def _read(self, cache_XSW: jax.Array) -> KeyValue:
-        """Keys and values [..., S, K, C] of what was kept."""
-        kept = cache_XSW.reshape(*cache_XSW.shape[:-1], 2, self.config.kv_heads, self.config.head_dim)
-        return KeyValue(kept[..., 0, :, :], kept[..., 1, :, :])

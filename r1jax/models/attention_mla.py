@@ -112,9 +112,8 @@ class LatentAttention(nn.Module):
         q_latent = jnp.einsum("bhc,whc->bhw", q_nope, self.k_up_WHC)
         q_BHW = jnp.concatenate([q_latent, q_rope], axis=-1) * self._scale
         latent_BW = self._latent(x_BD, where.position_B)
-        prompt, own, new = (self._as_one_head(x) for x in (cache.prompt_PSW, cache.own_BSW, latent_BW))
-        value_BHC = jnp.einsum("bhw,whc->bhc", attend_cached(q_BHW, prompt, own, new, where), self.v_up_WHC)
+        # A latent is key and value in one: a slice of its low part would be a copy of the cache.
+        prompt, own, new = (KeyValue(x, x) for x in (cache.prompt[:, None], cache.own[:, None], latent_BW[:, None]))
+        mixed_BHW = attend_cached(q_BHW, prompt, own, new, where)[..., : self.config.kv_lora_rank]
+        value_BHC = jnp.einsum("bhw,whc->bhc", mixed_BHW, self.v_up_WHC)
         return project(value_BHC, self.out_HCD, axes=2), latent_BW
-
-    def _as_one_head(self, latent: jax.Array) -> KeyValue:
-        return KeyValue(latent[..., None, :], latent[..., None, : self.config.kv_lora_rank])

@@ -15,9 +15,19 @@ from jax.sharding import PartitionSpec
 
 from r1jax.config import PolicyConfig
 from r1jax.models.layers import GatedFFN, weight
-from r1jax.models.moe_experts import ExpertWeights, block_size, feed_forward, from_slots, lay_out, to_slots
+from r1jax.models.moe_experts import (
+    ExpertWeights,
+    block_size,
+    every_expert,
+    feed_forward,
+    from_slots,
+    lay_out,
+    to_slots,
+)
 from r1jax.models.moe_parallel import Tokens, exchange
 from r1jax.models.sharded import axes_of, fill_up, is_split, rows_spec
+
+FEW_TOKENS = 128  # of decoding, up to which every expert reads every token on CPU
 
 
 class Routing(NamedTuple):
@@ -123,6 +133,33 @@ def local_experts(
     """(the routed experts' output, shaped as x; what was counted), on one device."""
     x_TD, segment_T = x.reshape(-1, c.width), segment.reshape(-1)
     routing = _routing(c, x_TD, router_DE, bias_E)
+    if x.ndim == 2 and x.shape[0] <= FEW_TOKENS:
+        return _decoded(c, x, routing, weights)
+    y_TD, output = _by_slots(c, x_TD, segment_T, routing, weights)
+    return y_TD.reshape(x.shape), output
+
+
+def _decoded(c: PolicyConfig, x_BD: jax.Array, routing: Routing, weights: ExpertWeights) -> tuple[jax.Array, MoeOutput]:
+    """A few single tokens, in decoding. On CPU every expert reads them all."""
+    every = jnp.arange(1, x_BD.shape[0] + 1)
+
+    def all_experts(x_BD, routing, weights):
+        chosen_BAE = jax.nn.one_hot(routing.expert_TA, c.experts, dtype=jnp.float32)
+        share_BE = jnp.einsum("ba,bae->be", routing.share_TA, chosen_BAE)
+        return every_expert(x_BD, share_BE, weights)
+
+    def slots(x_BD, routing, weights):
+        return _by_slots(c, x_BD, every, routing, weights)[0]
+
+    y_BD = jax.lax.platform_dependent(x_BD, routing, weights, cpu=all_experts, default=slots)
+    load_E = jax.nn.one_hot(routing.expert_TA, c.experts, dtype=jnp.int32).sum(axis=(0, 1))
+    return y_BD, MoeOutput(load_E, balance_loss(routing, every, c, every.shape[0], ()), jnp.int32(0))
+
+
+def _by_slots(
+    c: PolicyConfig, x_TD: jax.Array, segment_T: jax.Array, routing: Routing, weights: ExpertWeights
+) -> tuple[jax.Array, MoeOutput]:
+    """(y_TD, what was counted), of tokens laid out by expert."""
     block = block_size(routing.expert_TA.size, c.experts)
     layout = lay_out(routing.expert_TA, segment_T > 0, c.experts, block)
     y_SD = feed_forward(to_slots(x_TD, layout.slot_TA, layout.assignment_S), weights, layout)
@@ -130,7 +167,7 @@ def local_experts(
     y_TD = jnp.einsum("tad,ta->td", y_TAD, routing.share_TA.astype(y_TAD.dtype))
     placed = (layout.assignment_S < routing.expert_TA.size).sum()
     balance = balance_loss(routing, segment_T, c, segment_T.shape[0], ())
-    return y_TD.reshape(x.shape), MoeOutput(layout.load_E, balance, layout.load_E.sum() - placed)
+    return y_TD, MoeOutput(layout.load_E, balance, layout.load_E.sum() - placed)
 
 
 def split_experts(

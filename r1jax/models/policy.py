@@ -46,7 +46,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x: jax.Array, where: Rows | DecodeStep, segment: jax.Array, cache: LayerCache | None
-    ) -> tuple[jax.Array, tuple[jax.Array, MoeOutput | None]]:
+    ) -> tuple[jax.Array, tuple[PyTree, MoeOutput | None]]:
         c = self.config
         attention: Any = ATTENTION[c.attention](c, name="attention")
         mixed, kept = attention(RMSNorm(c, name="attention_norm")(x), where, cache)
@@ -158,7 +158,7 @@ class PolicyModel(nn.Module):
         """Reads right-padded prompts.
 
         Returns:
-          (hidden_PD of each prompt's last token, what each layer's cache keeps: one [N, P, S, W] array a stack)
+          (hidden_PD of each prompt's last token, what each layer's cache keeps, a `LayerCache.prompt` a stack)
         """
         at = jnp.arange(tokens_PL.shape[1])[None]
         segment = (at < length_P[:, None]).astype(jnp.int32)
@@ -167,17 +167,27 @@ class PolicyModel(nn.Module):
         last = jnp.take_along_axis(hidden, jnp.maximum(length_P - 1, 0)[:, None, None], axis=1)[:, 0]
         return last, kept
 
-    def decode(self, token_B: jax.Array, step: DecodeStep, caches: list[LayerCache]) -> tuple[jax.Array, PyTree]:
+    def decode(
+        self, token_B: jax.Array, step: DecodeStep, caches: list[LayerCache], layers: list[PyTree] | None = None
+    ) -> tuple[jax.Array, list[PyTree]]:
         """One token for each sequence, read against the caches.
 
+        Args:
+          caches: one a stack; one a layer, without the leading N, where `layers` is given.
+          layers: each layer's variables (`apart`); without them the layers are scanned over.
+
         Returns:
-          (hidden_BD, what the caches keep of the tokens: one [N, B, W] array a stack, to be written to them)
+          (hidden_BD, what the caches keep of the tokens, to be written to them)
         """
         x = constrain(self._embed(token_B), "BD")
         segment = jnp.arange(1, token_B.shape[0] + 1)
         kept = []
-        for stack, cache in zip(self.stacks, caches, strict=True):
-            x, (new, _) = stack(x, step, segment, cache)
+        for i, cache in enumerate(caches):
+            if layers is None:
+                x, (new, _) = self.stacks[i](x, step, segment, cache)
+            else:
+                block = Block(self.config, mixture=i >= self.config.dense_layers, parent=None)
+                x, (new, _) = cast(Any, block.apply(layers[i], x, step, segment, cache))
             kept.append(new)
         return self.norm(x), kept
 
@@ -200,6 +210,16 @@ class PolicyModel(nn.Module):
             if moe is not None:
                 aux = Aux(moe.load_E, moe.balance.mean(), moe.dropped.sum())
         return constrain(self.norm(x), "RTD"), kept, aux
+
+
+def apart(config: PolicyConfig, variables: PyTree) -> list[PyTree]:
+    """Each layer's variables, out of the stacks: for where a scan copies a layer's weights a token, as on CPU."""
+    sizes = (("dense", config.dense_layers), ("moe", config.layers - config.dense_layers))
+    return [
+        {kind: jax.tree.map(lambda x: x[i], tree[name]) for kind, tree in variables.items() if name in tree}  # noqa: B023
+        for name, layers in sizes
+        for i in range(layers)
+    ]
 
 
 def _unique(segment_RT: Array) -> jax.Array:

@@ -1,163 +1,29 @@
 """The rollout engine: each prompt is read once, its cache shared by its samples, and all sequences decode together.
 
-One jitted program a shape: prompts are padded to a bucket of tokens and the batch to what the mesh divides, so that
-a run compiles a handful of programs. The loop ends when every sequence has stopped.
+Prompts are padded to a bucket of tokens and the batch to what the mesh divides, so that a run compiles a handful of
+programs. Decoding is cut where its shapes change: the cache of sampled tokens doubles when it is full, and the batch
+is halved when half of its sequences have stopped. Neither changes what a sequence samples.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import processes
 from r1jax.config import PolicyConfig
-from r1jax.mesh import activation_sharding, batch_multiple, constrain, replicated
-from r1jax.models.attention import DecodeStep, LayerCache
-from r1jax.models.policy import PolicyModel
-from r1jax.rollout.sampling import sample
+from r1jax.mesh import activation_sharding, batch_multiple, replicated
+from r1jax.rollout.decoding import Sampling, advance, begin, grow, keep, rollout, step
 from r1jax.types import PyTree, Rollouts
 
 SMALLEST_BUCKET = 32  # tokens of a prompt
-
-
-class Decoding(NamedTuple):
-    """The state of the decode loop."""
-
-    generated: jax.Array  # int32 scalar: tokens sampled by each sequence that is still going
-    token_B: jax.Array  # the newest
-    done_B: jax.Array
-    tokens_BL: jax.Array
-    logp_BL: jax.Array
-    length_B: jax.Array
-    own: list[jax.Array]  # latents of the sampled tokens, one [N, B, S, W] a stack
-
-
-class Sampling(NamedTuple):
-    """How tokens are picked. `top_k`, `top_p` and `max_tokens` are part of the compiled program."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    max_tokens: int
-
-
-class Prompts(NamedTuple):
-    """What all steps read: the prompts' latents, one [N, P, S, W] a stack, and each sequence's key."""
-
-    latents: list[jax.Array]
-    length_P: jax.Array
-    seed_B: jax.Array
-    stop_ids: jax.Array
-    temperature: jax.Array
-
-
-def begin(
-    config: PolicyConfig,
-    variables: PyTree,
-    prompt_PL: jax.Array,
-    prompt_length_P: jax.Array,
-    seed_B: jax.Array,
-    stop_ids: jax.Array,
-    temperature: jax.Array,
-    sampling: Sampling,
-    pad_id: int,
-) -> tuple[Prompts, Decoding]:
-    """Reads the prompts and samples the first token of each of B = P * G sequences."""
-    model: Any = PolicyModel(config)
-    batch, group = seed_B.shape[0], seed_B.shape[0] // prompt_PL.shape[0]
-    hidden_PD, latents = model.apply(variables, prompt_PL, prompt_length_P, method="prefill")
-    latents = [constrain(latent, "NPSW") for latent in latents]
-    prompts = Prompts(latents, prompt_length_P, seed_B, stop_ids, temperature)
-    slots = sampling.max_tokens
-    empty = Decoding(
-        generated=jnp.zeros((), jnp.int32),
-        token_B=jnp.full((batch,), pad_id, jnp.int32),
-        done_B=jnp.zeros((batch,), bool),
-        tokens_BL=constrain(jnp.full((batch, slots), pad_id, jnp.int32), "BL"),
-        logp_BL=constrain(jnp.zeros((batch, slots), jnp.float32), "BL"),
-        length_B=jnp.zeros((batch,), jnp.int32),
-        own=[
-            constrain(jnp.zeros((latent.shape[0], batch, slots, latent.shape[-1]), latent.dtype), "NBSW")
-            for latent in latents
-        ],
-    )
-    logits_BV = jnp.repeat(model.apply(variables, hidden_PD, method="logits"), group, axis=0)
-    return prompts, _record(empty, logits_BV, prompts, sampling, pad_id)
-
-
-def step(
-    config: PolicyConfig, variables: PyTree, prompts: Prompts, state: Decoding, sampling: Sampling, pad_id: int
-) -> Decoding:
-    """Feeds each sequence's newest token and samples the next."""
-    model: Any = PolicyModel(config)
-    group = prompts.seed_B.shape[0] // prompts.length_P.shape[0]
-    fed = state.generated - 1  # the newest token's number; its latent goes to that slot
-    where = DecodeStep(jnp.repeat(prompts.length_P, group) + fed, prompts.length_P, fed)
-    caches = [LayerCache(prompt, own) for prompt, own in zip(prompts.latents, state.own, strict=True)]
-    hidden_BD, new = model.apply(variables, state.token_B, where, caches, method="decode")
-    own = [
-        jax.lax.dynamic_update_slice_in_dim(cache, latent[:, :, None], fed, axis=2)
-        for cache, latent in zip(state.own, new, strict=True)
-    ]
-    logits_BV = model.apply(variables, hidden_BD, method="logits")
-    return _record(state._replace(own=own), logits_BV, prompts, sampling, pad_id)
-
-
-def _record(state: Decoding, logits_BV: jax.Array, prompts: Prompts, sampling: Sampling, pad_id: int) -> Decoding:
-    """Draws the next token of every sequence and writes it down; those that are done stay as they are."""
-    t = state.generated
-    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), t))(prompts.seed_B)
-    token_B, logp_B = sample(
-        constrain(logits_BV, "BV"), keys, temperature=prompts.temperature, top_k=sampling.top_k, top_p=sampling.top_p
-    )
-    token_B = jnp.where(state.done_B, pad_id, token_B)
-    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=t, axis=1)
-    return state._replace(
-        generated=t + 1,
-        token_B=token_B,
-        tokens_BL=write(state.tokens_BL, token_B[:, None]),
-        logp_BL=write(state.logp_BL, jnp.where(state.done_B, 0.0, logp_B)[:, None]),
-        length_B=state.length_B + ~state.done_B,
-        done_B=state.done_B | (token_B[:, None] == prompts.stop_ids[None]).any(-1),
-    )
-
-
-def rollout(
-    config: PolicyConfig,
-    variables: PyTree,
-    prompt_PL: jax.Array,
-    prompt_length_P: jax.Array,
-    seed_B: jax.Array,
-    stop_ids: jax.Array,
-    temperature: jax.Array,
-    sampling: Sampling,
-    pad_id: int,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Samples B = P * G completions of at most `max_tokens` tokens. Pure; `Engine` jits it.
-
-    Args:
-      prompt_PL: int32, padded on the right.
-      seed_B: uint32, one a sequence; the token at position t is drawn with fold_in(key(seed), t).
-      stop_ids: int32; a sequence ends with the first of these it samples, which is kept.
-
-    Returns:
-      (tokens_BL, logp_BL, length_B, finished_B); L = max_tokens, padded on the right.
-    """
-    prompts, state = begin(
-        config, variables, prompt_PL, prompt_length_P, seed_B, stop_ids, temperature, sampling, pad_id
-    )
-    state = jax.lax.while_loop(
-        lambda s: (s.generated < sampling.max_tokens) & ~s.done_B.all(),
-        lambda s: step(config, variables, prompts, s, sampling, pad_id),
-        state,
-    )
-    return state.tokens_BL, state.logp_BL, state.length_B, state.done_B
+SMALLEST_CACHE = 64  # sampled tokens that a sequence has slots for at first
+SMALLEST_BATCH = 8  # sequences; a batch this small is not halved
 
 
 class Engine:
@@ -170,12 +36,16 @@ class Engine:
         whole = replicated(mesh)
         self._places = (by_prompt, by_prompt, by_sequence, whole, whole)
         inputs = (None, *self._places)
-        static = (6, 7)  # sampling, pad_id
         self._rollout = jax.jit(
-            functools.partial(rollout, config), static_argnums=static, in_shardings=inputs, out_shardings=by_sequence
+            functools.partial(rollout, config), static_argnums=(6, 7), in_shardings=inputs, out_shardings=by_sequence
         )
-        self._begin = jax.jit(functools.partial(begin, config), static_argnums=static, in_shardings=inputs)
+        self._begin = jax.jit(functools.partial(begin, config), static_argnums=(6, 7, 8, 9), in_shardings=inputs)
+        self._advance = jax.jit(functools.partial(advance, config), static_argnums=(4, 5), donate_argnums=2)
+        self._grow = jax.jit(grow, static_argnums=(1, 2))
+        self._keep = jax.jit(keep, static_argnums=3)
         self._step = jax.jit(functools.partial(step, config), static_argnums=(3, 4), donate_argnums=2)
+        # A scan over layers copies a layer's weights for each token on CPU; elsewhere their second copy costs more.
+        self._with_layers = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
 
     def generate(
         self,
@@ -202,11 +72,44 @@ class Engine:
         arrays = self._arrays(prompts, seed_B, sampling)
         placed = map(processes.place, self._places, arrays)
         with jax.set_mesh(self._mesh):
-            out = self._rollout(variables, *placed, _program(sampling), self._pad_id)
-        tokens, logp, length, finished = (x[: len(seed_B)] for x in processes.fetch(out))
+            out = self._decode(variables, *placed, sampling=_program(sampling))
+        tokens, logp, length, finished = (x[: len(seed_B)] for x in out)
         copies = readings(len(prompts), len(seed_B) // len(prompts), batch_multiple(self._mesh))
         prompt_PL, length_P = (x[: len(prompts) * copies : copies] for x in arrays[:2])
         return Rollouts(prompt_PL, length_P, tokens, length, logp, finished)
+
+    def _decode(self, variables: PyTree, *placed: Any, sampling: Sampling) -> list[np.ndarray]:
+        """[tokens_BL, logp_BL, length_B, finished_B]: `rollout`, cut where its shapes change."""
+        slots, rows = min(SMALLEST_CACHE, sampling.max_tokens), np.arange(placed[2].shape[0])
+        prompts, state = self._begin(variables, *placed, sampling, self._pad_id, slots, self._with_layers)
+        out: list[np.ndarray] = []
+        while True:
+            enough = self._halved(len(rows))
+            state = self._advance(variables, prompts, state, np.int32(enough), sampling, self._pad_id)
+            generated, done_B = processes.fetch((state.generated, state.done_B))
+            ended = generated >= sampling.max_tokens or done_B.all()
+            live = np.flatnonzero(~done_B)
+            halve = not ended and enough and len(live) <= enough
+            if ended or halve:
+                found = processes.fetch((state.tokens_BL, state.logp_BL, state.length_B, state.done_B))
+                out = out or [np.empty_like(x) for x in found]
+                for whole, part in zip(out, found, strict=True):
+                    whole[rows] = part
+            if ended:
+                return out
+            if halve:
+                row_B = np.concatenate([live, np.flatnonzero(done_B)])[:enough].astype(np.int32)
+                rows, layers = rows[row_B], prompts.layers  # these stay where they are
+                prompts, state = self._keep(prompts._replace(layers=None), state, row_B, self._with_layers)
+                prompts = prompts._replace(layers=layers)
+            if generated > slots:
+                slots = min(2 * slots, sampling.max_tokens)
+                state = self._grow(state, slots, self._with_layers)
+
+    def _halved(self, rows: int) -> int:
+        """Half as many sequences, or 0 where they are not to be halved."""
+        half = rows // 2
+        return half if rows % 2 == 0 and half >= SMALLEST_BATCH and half % batch_multiple(self._mesh) == 0 else 0
 
     def lower(
         self, variables: PyTree, prompts: int, slots: int, samples: int, *, top_k: int, top_p: float, max_tokens: int
@@ -240,7 +143,7 @@ class Engine:
         arrays = self._arrays([prompt], np.asarray([seed], np.uint32), sampling)
         program = _program(sampling)
         with jax.set_mesh(self._mesh):
-            read, state = self._begin(variables, *arrays, program, self._pad_id)
+            read, state = self._begin(variables, *arrays, program, self._pad_id, max_tokens, False)
             yield int(state.token_B[0])
             while not bool(state.done_B[0]) and int(state.generated) < max_tokens:
                 state = self._step(variables, read, state, program, self._pad_id)

@@ -36,10 +36,14 @@ def sample(
     total = cumulative[:, -1:]
     uniform = jax.vmap(jax.random.uniform)(key_B)[:, None]
     above = (cumulative > jnp.minimum(uniform * total, jnp.nextafter(total, 0.0))) & (probability > 0)
-    best = jnp.argmax(logits_BV, axis=-1)
-    # A float cumulative sum may dip by a rounding; then no token stands above, and the best one is taken.
-    drawn = jnp.where(above.any(-1), jnp.argmax(above, axis=-1), best)
-    token_B = jnp.where(greedy, best, drawn).astype(jnp.int32)
+    drawn_B, is_drawn_B = jnp.argmax(above, axis=-1), above.any(-1) & ~greedy
+    # A float cumulative sum may dip by a rounding; then no token stands above, and the best one is taken. It is
+    # looked for only then, as it takes longer than all the rest.
+    token_B = jax.lax.cond(
+        is_drawn_B.all(),
+        lambda: drawn_B,
+        lambda: jnp.where(is_drawn_B, drawn_B, jnp.argmax(logits_BV, axis=-1)),
+    ).astype(jnp.int32)
     return token_B, jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
 
 

@@ -74,9 +74,15 @@ def score(
     config: PolicyConfig, batch: BatchConfig, temperature: float, params: PyTree, packed: Packed, index_BL: Array
 ) -> jax.Array:
     """logp_BL of the sampled tokens under `params`, no gradient; 0 where there is no token."""
-    logp_MrT = jax.lax.map(
-        lambda rows: score_rows(config, batch, params, rows, temperature)[0], micro_batches(packed, batch.micro_rows)
-    )
+
+    def of_rows(rows: Packed) -> jax.Array:
+        hidden_RTD, _ = forward(config, params, rows)
+        return token_logprobs(
+            hidden_RTD, head(config, params), rows.target_RT,
+            temperature=temperature, chunk=batch.logit_chunk, with_entropy=False,
+        )[0]  # fmt: skip
+
+    logp_MrT = jax.lax.map(of_rows, micro_batches(packed, batch.micro_rows))
     return look_up(logp_MrT.reshape(-1), index_BL)
 
 

@@ -1,0 +1,156 @@
+"""docs/benchmarks.md from what `bench/compare.py` measured.
+
+python bench/page.py runs/bench.jsonl > docs/benchmarks.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+MEASURES = {  # what is compared, in this order; whether less is better
+    "rollout": ("rollout, tokens/s", False),
+    "grpo_rollout": ("rollout within the GRPO step, tokens/s", False),
+    "update": ("update, tokens/s", False),
+    "grpo_step": ("GRPO step, s", True),
+    "grpo_peak_rss": ("GRPO step, peak memory, MiB", True),
+    "sft": ("SFT, tokens/s", False),
+}
+COMPILES = ("rollout_compile", "grpo_compile", "sft_compile")
+QUIET = 0.12  # cores that other work may take in a measurement worth keeping
+
+Line = dict[str, Any]
+HEAD = """# Benchmarks
+
+r1jax beside TRL with transformers, and beside Tunix, on the same small workloads with the same shapes, data, reward
+and hyperparameters: 8 prompts of 64 tokens, 8 samples each of exactly 128 tokens; a GRPO step with a reference pass
+(KL 0.04) and one update; SFT on 32 rows of 192 tokens. Weights are random. `bench/workloads.py` has the shapes.
+
+This page is made by `bench/page.py` from the lines of one run of `bench/compare.py`, in which all took turns, a
+process each. A figure is the median of the rounds, with the lowest and the highest in parentheses. Ratios are of
+medians, above 1 where r1jax is ahead; they are taken against the better of the peers.
+"""
+
+
+def page(lines: list[Line]) -> str:
+    """The whole page, as Markdown."""
+    machine = next(line for line in lines if line["measure"] == "machine")
+    parts = [HEAD, _machine(machine, lines), _ceilings(lines)]
+    for model in dict.fromkeys(line["model"] for line in lines if line.get("model", "-") != "-"):
+        for dtype in ("float32", "bfloat16"):
+            found = [line for line in lines if line.get("model") == model and dtype_of(line) == dtype]
+            if found:
+                parts.append(f"## {model}, {dtype}\n\n{_table(found)}\n\n{_shares(found, lines, dtype)}")
+    failed = [f"- `{line['command']}`: {line['why']}" for line in lines if line["measure"] == "failed"]
+    if failed:
+        parts.append("## Not measured\n\n" + "\n".join(failed))
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def dtype_of(line: Line) -> str:
+    """The compute dtype that a line's setting names; "" where it has none."""
+    return dict(part.split("=", 1) for part in line.get("setting", "").split(",") if "=" in part).get("dtype", "")
+
+
+def spread(lines: Iterable[Line], key: str = "value") -> tuple[float, float, float]:
+    """(median, least, most) of some rounds."""
+    values = [float(line[key]) for line in lines]
+    return statistics.median(values), min(values), max(values)
+
+
+def ratio(ours: float, theirs: Iterable[float], less_is_better: bool) -> float:
+    """How far ahead of the better of the others, above 1 where ahead."""
+    return min(theirs) / ours if less_is_better else ours / max(theirs)
+
+
+def share_of_ceiling(line: Line, ceiling_gflops: float) -> float:
+    """What part of the machine's matmul speed a piece of work reached, counting the model's FLOPs alone."""
+    return line["flops"] / line["median_s"] / 1e9 / ceiling_gflops
+
+
+def _machine(machine: Line, lines: list[Line]) -> str:
+    versions = [f"- {line['peer']}: {line['value']}" for line in lines if line["measure"] == "versions"]
+    loads = [line["other_cores"] for line in lines if "other_cores" in line]
+    noisy = sum(load > QUIET for load in loads)
+    warning = f" **In {noisy} of {len(loads)} measurements other work took more than {QUIET} cores: the machine was not quiet, and the figures are to be read as ratios at most.**"  # noqa: E501
+    where = f"{machine['date']}, {machine['cores']} cores of {machine['processor']} ({machine['architecture']}), {machine['memory_gib']:g} GiB."  # noqa: E501
+    return f"## Where and with what\n\n{where}{warning if noisy else ''}\n\n" + "\n".join(versions)
+
+
+def _ceilings(lines: list[Line]) -> str:
+    grouped: dict[tuple[str, str], list[Line]] = defaultdict(list)
+    for line in lines:
+        if line["measure"] == "ceiling":
+            grouped[line["peer"], line["dtype"]].append(line)
+    rows = [
+        f"| {peer} | {dtype} | {_show(spread(found))} |"
+        for (peer, dtype), found in sorted(grouped.items(), key=lambda item: item[0][::-1], reverse=True)
+    ]
+    head = "A matmul of 2,048 by 2,048, measured in every round:\n\n| | dtype | GFLOP/s |\n| --- | --- | --- |\n"
+    return head + "\n".join(rows) if rows else ""
+
+
+def _table(found: list[Line]) -> str:
+    peers = list(dict.fromkeys(line["peer"] for line in found))
+    rows = [f"| | {' | '.join(peers)} | r1jax ahead by |", "| --- |" + " --- |" * (len(peers) + 1)]
+    for measure, (title, less) in MEASURES.items():
+        of = {peer: [x for x in found if (x["peer"], x["measure"]) == (peer, measure)] for peer in peers}
+        cells = [_show(spread(of[peer])) if of[peer] else "not supported" for peer in peers]
+        medians = {peer: spread(of[peer])[0] for peer in peers if of[peer]}
+        ours = medians.pop("r1jax", None)
+        ahead = f"{ratio(ours, medians.values(), less):.2f}×" if ours and medians else ""
+        rows.append(f"| {title} | {' | '.join(cells)} | {ahead} |")
+    return "\n".join(rows)
+
+
+def _shares(found: list[Line], lines: list[Line], dtype: str) -> str:
+    """r1jax alone: shares of the ceiling, padding, compiles."""
+    ceilings = [x for x in lines if x["measure"] == "ceiling" and (x["peer"], x["dtype"]) == ("jax", dtype)]
+    ours = [line for line in found if line["peer"] == "r1jax"]
+    said = []
+    if ceilings:
+        shares = []
+        for measure in ("rollout", "update", "sft"):
+            of = [x for x in ours if x["measure"] == measure and "flops" in x]
+            if of:
+                share = statistics.median(share_of_ceiling(x, _ceiling(x, ceilings)) for x in of)
+                shares.append(f"{measure} {share:.0%}")
+        said.append(f"Share of JAX's {dtype} matmul speed in the same round: {', '.join(shares)}." if shares else "")
+    padding = [line["padding"] for line in ours if "padding" in line]
+    if padding:
+        said.append(f"Padding in the update: {statistics.median(padding):.1%}.")
+    compiled = [
+        f"{measure.removesuffix('_compile')} {statistics.median(x['programs'] for x in of):.0f} programs in "
+        f"{spread(of)[0]:.1f} s"
+        for measure in COMPILES
+        if (of := [x for x in ours if x["measure"] == measure])
+    ]
+    if compiled:
+        said.append(f"Compiled: {', '.join(compiled)}.")
+    return " ".join(filter(None, said))
+
+
+def _ceiling(line: Line, ceilings: list[Line]) -> float:
+    """Of the line's own round."""
+    return next((x["value"] for x in ceilings if x["round"] == line["round"]), ceilings[0]["value"])
+
+
+def _show(figures: tuple[float, float, float]) -> str:
+    median, least, most = (f"{x:.0f}" if x >= 100 else f"{x:.3g}" for x in figures)
+    return f"{median} ({least}–{most})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lines", type=Path)
+    path = parser.parse_args().lines
+    print(page([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]), end="")
+
+
+if __name__ == "__main__":
+    main()
