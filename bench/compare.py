@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from bench.workloads import MODELS  # noqa: E402
 
 DTYPES = ("float32", "bfloat16")
+MEASURES = ("rollout", "grpo", "sft")
 
 
 class Program(NamedTuple):
@@ -41,7 +42,7 @@ class Program(NamedTuple):
 def programs(args: argparse.Namespace, model: str) -> Iterator[Program]:
     """One of each peer and measure, peers next to each other within a measure."""
     for dtype in args.dtype:
-        for measure in ("rollout", "grpo", "sft"):
+        for measure in args.measure:
             counts = ["--warmup", str(args.warmup), "--repeats", str(args.repeats)]
             common = ["--model", model, "--dtype", dtype, *counts]
             yield Program([sys.executable, str(ROOT / "bench" / "run.py"), *common, "--measure", measure], ROOT)
@@ -89,6 +90,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1, help="within a round")

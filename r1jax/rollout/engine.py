@@ -23,7 +23,7 @@ from r1jax.types import PyTree, Rollouts
 
 SMALLEST_BUCKET = 32  # tokens of a prompt
 SMALLEST_CACHE = 64  # sampled tokens that a sequence has slots for at first
-SMALLEST_BATCH = 8  # sequences; a batch this small is not halved
+SMALLEST_BATCH = 16  # sequences; below twice as many a batch is not halved
 
 
 class Engine:
