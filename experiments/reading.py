@@ -126,6 +126,8 @@ def by_seed(experiment: Experiment, measure: str, task: str | None = None) -> pd
             raise ValueError(f"{measure} is there for several tasks; say which: {', '.join(tasks)}")
         rows = rows if task is None else rows[rows["task"] == task]
         values = rows.set_index(["arm", "seed"])[measure]
+    elif measure not in experiment.steps:
+        raise ValueError(f"neither {FINAL} nor {STEPS} of {experiment.name} has a column {measure!r}")
     else:
         rows = experiment.steps.dropna(subset=[measure]).sort_values("step")
         values = rows.groupby(["arm", "seed"])[measure].apply(lambda last: last.tail(10).mean())

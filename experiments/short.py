@@ -30,7 +30,7 @@ CAPS: dict[str, Any] = dict(
     grpo=dict(minibatches=2, epochs=2),
     batch=dict(rows=8, micro_rows=8),
     optimizer=dict(warmup_steps=1),
-    evaluation=dict(samples=2, limit=8, every=0, max_tokens=32, batch=8),
+    evaluation=dict(samples=4, limit=8, every=0, max_tokens=32, batch=8),
 )
 SIZES = {  # of what a source draws from
     "arithmetic_web": dict(documents=2000),
