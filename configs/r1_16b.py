@@ -27,6 +27,6 @@ def get_config(slices: str = "1") -> ConfigDict:
         sft, rl = config.stages.sft, config.stages.rl
         sft.init_from = "runs/imported/moonlight_16b_a3b"
         sft.tokenizer.vocab_size = sft.policy.vocab_size
-        rl.rollout.mesh = meshes.decoding(tensor=1)
+        rl.rollout.prompts = 2 * rows
         rl.grpo.update(minibatches=r1.UPDATES // 4)
     return config.lock()

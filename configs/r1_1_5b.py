@@ -21,8 +21,9 @@ def get_config(slices: str = "1") -> ConfigDict:
     sft.data.sources = {"thoughts": {"name": "jsonl:data/thoughts.jsonl", "weight": 1.0, "kwargs": {}}}
     rl = r1.rl("sft", "r1", 1600, {"accuracy": r1.rules("last_line")["accuracy"]})
     rl.data.sources = {"gsm8k": {"name": "gsm8k", "weight": 1.0, "kwargs": {}}}
-    rl.rollout.update(prompts=32 * int(slices), samples=16, max_tokens=LENGTH - PROMPT)
-    rl.grpo.update(minibatches=4, clip_low=0.2, clip_high=0.28, importance="token", reference_refresh=0)
+    rl.rollout.update(prompts=16 * int(slices), samples=16, max_tokens=LENGTH - PROMPT)
+    rl.rollout.mesh = meshes.decoding(tensor=1, slices=int(slices))  # a chip has all parameters of a dense policy
+    rl.grpo.update(minibatches=2, clip_low=0.2, clip_high=0.28, importance="token", reference_refresh=0)
     for stage in (sft, rl):
         stage.policy = qwen2_5_1_5b.get_config()
         stage.batch.update(row_length=LENGTH, rows=8 * int(slices), micro_rows=8 * int(slices), logit_chunk=8192)

@@ -29,6 +29,6 @@ def gpus(*, each: int = 8) -> dict:
     return dict(data=1, fsdp=-1, expert=1, tensor=each, context=1)
 
 
-def decoding(*, tensor: int) -> dict:
-    """To sample a mixture of experts on: no parameter is gathered, experts stay where they are."""
-    return dict(data=1, fsdp=1, expert=-1, tensor=tensor, context=1)
+def decoding(*, tensor: int, slices: int = 1) -> dict:
+    """To sample on: no parameter is gathered; experts stay where they are, all of them in each slice."""
+    return dict(data=slices, fsdp=1, expert=-1, tensor=tensor, context=1)
