@@ -1,7 +1,7 @@
 """What the TPU compiler says of the configs for TPUs: runs `r1jax.aot` on each, and writes the tables of docs/aot.md.
 
 python -m experiments.aot.measure                      # compiles all, an hour on two cores
-python -m experiments.aot.measure r1_16b sft_step      # those of one config, or of one program; other results stay
+python -m experiments.aot.measure r1_16b v6e:4x4       # what all words name: config, topology, slices, program
 python -m experiments.aot.measure --tables             # the page alone, from results.jsonl
 """
 
@@ -30,23 +30,19 @@ HEAD = (
     "config", "chips", "program", "mesh", "sequences x tokens",
     "arguments", "temporaries", "total", "limit", "sent", "FLOPs", "s",
 )  # fmt: skip
-KEPT = 8  # arrays and collectives of a result, the largest
+KEPT = 8  # arrays of a result, the largest
 KEY = ("file", "topology", "slices", "program")
 GIB = 2**30
 
 
 def compile_one(file: str, topology: str, slices: int, program: str) -> dict[str, Any]:
-    """One run of the verb, with the longest lists cut."""
+    """One run of the verb, with the longest list cut."""
     words = [f"--config=configs/{file}", f"--topology={topology}", f"--slices={slices}", f"--program={program}"]
     done = subprocess.run([sys.executable, "-m", "r1jax.aot", *words], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if not done.stdout:
         raise RuntimeError(f"{' '.join(words)} gave no result (exit code {done.returncode})")
-    return cut(json.loads(done.stdout)) | dict(zip(KEY, (file, topology, slices, program), strict=True))
-
-
-def cut(result: dict[str, Any]) -> dict[str, Any]:
-    lists = {name: result[name][:KEPT] for name in ("collectives", "arrays")}
-    return result | lists
+    result = json.loads(done.stdout)
+    return result | {"arrays": result["arrays"][:KEPT]} | dict(zip(KEY, (file, topology, slices, program), strict=True))
 
 
 def row(result: dict[str, Any]) -> str:
@@ -109,8 +105,8 @@ def put(page: str, made: str) -> str:
 
 def main(words: list[str]) -> None:
     programs = [program for program in PROGRAMS if program in words] or PROGRAMS
-    files = {word for word in words if word not in PROGRAMS}
-    wanted = [machine for machine in MACHINES if not files or machine[0].split(".")[0] in files]
+    named = {word for word in words if word not in PROGRAMS}
+    wanted = [(file, *rest) for file, *rest in MACHINES if named <= {file.split(".")[0], *map(str, rest)}]
     results = load()
     for file, topology, slices in wanted if words != ["--tables"] else ():
         for program in programs:
