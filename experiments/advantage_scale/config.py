@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/advantage_scale/config.py \\
                --workdir=runs/experiments/advantage_scale
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      4.5 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 std 74.7%, batch 75.3%, none 75.6%: no difference
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/algorithms/config.py \\
                --workdir=runs/experiments/algorithms
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      4.2 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 RAFT 82.8%, PPO 76.6%, GRPO 74.7%: RAFT, with two updates a step, is the fastest in 20 steps
 
 Equal compute is meant in generated tokens: 20 steps of 128 completions. The seconds of a step are in steps.csv.
 """

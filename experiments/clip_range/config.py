@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/clip_range/config.py \\
                --workdir=runs/experiments/clip_range
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      4.2 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 81.3% at 0.2, 83.4% at 0.28 above, 80.3% at 10: hardly a difference
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/cold_start/config.py \\
                --workdir=runs/experiments/cold_start
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      3.5 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 77.4% after a cold start (75.6% before RL), 74.7% without: not told apart
 
 The cold start's own cost (an R1-Zero, the collection and 150 steps of SFT) comes on top of its arm's.
 """

@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/difficulty_filtering/config.py \\
                --workdir=runs/experiments/difficulty_filtering
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      4.0 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 74.7% of 16 prompts, 75.9% of the best 16 of 32, 78.7% of all 32
 """
 
 from ml_collections import ConfigDict

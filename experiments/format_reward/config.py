@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/format_reward/config.py \\
                --workdir=runs/experiments/format_reward
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      3.5 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 75.5%, 74.7%, 74.3% and format 86.3%, 89.2%, 90.6% at weight 0, 0.1, 1
 """
 
 from ml_collections import ConfigDict

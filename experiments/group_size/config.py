@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/group_size/config.py \\
                --workdir=runs/experiments/group_size
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      3.2 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 72.5%, 74.7%, 74.7% with groups of 2, 8, 32
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/importance_ratio/config.py \\
                --workdir=runs/experiments/importance_ratio
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      4.3 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 token 81.3%, sequence 81.2%, its geometric mean 82.3%: no difference
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/loss_normalisation/config.py \\
                --workdir=runs/experiments/loss_normalisation
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      3.5 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 sequence 74.7%, token 76.7%, constant 77.3%; sequence is half a token longer
 """
 
 from ml_collections import ConfigDict

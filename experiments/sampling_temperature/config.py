@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/sampling_temperature/config.py \\
                --workdir=runs/experiments/sampling_temperature
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      2.9 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 69.4% at 0.6, 74.7% at 1, 73.1% at 1.4
 
 The final evaluation is at temperature 1 for all.
 """

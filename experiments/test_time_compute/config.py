@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/test_time_compute/config.py \\
                --workdir=runs/experiments/test_time_compute
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      1.2 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  maj@k 74.0%, 77.3%, 85.8%, 89.3%, 89.7% at k = 1, 2, 4, 8, 16; 58.9% at 16 tokens of thought
 
 The sweep trains nothing that others have not; what is asked is measured on its checkpoints, into `curves.csv`:
 
