@@ -21,7 +21,7 @@ WIDTH = 9.0  # inches, of a notebook's page
 
 def final(experiment: Experiment, measures: Sequence[str], task: str | None = None) -> Figure:
     """A panel a measure, a row an arm: the mean over seeds with its interval, and every seed as a small dot."""
-    figure, panels = _panels(len(measures), 0.55 + 0.32 * len(experiment.arms), share_rows=True)
+    figure, panels = _panels(len(measures), 0.65 + 0.32 * len(experiment.arms), share_rows=True)
     for axes, measure in zip(panels, measures, strict=True):
         figures = by_seed(experiment, measure, task).reindex(experiment.arms) * scale(measure)
         _dots(axes, experiment, figures)
@@ -32,7 +32,7 @@ def final(experiment: Experiment, measures: Sequence[str], task: str | None = No
 def against(experiment: Experiment, measures: Sequence[str], standard: str | None = None) -> Figure:
     """The same of differences to the standard arm, paired by seed."""
     standard = standard or experiment.standard
-    figure, panels = _panels(len(measures), 0.55 + 0.32 * (len(experiment.arms) - 1), share_rows=True)
+    figure, panels = _panels(len(measures), 0.75 + 0.32 * max(len(experiment.arms) - 1, 1), share_rows=True)
     for axes, measure in zip(panels, measures, strict=True):
         figures = by_seed(experiment, measure) * scale(measure)
         _dots(axes, experiment, (figures - figures.loc[standard]).drop(standard))

@@ -122,8 +122,8 @@ def test_short_caps_numbers_and_leaves_what_is_smaller():
     assert tree.arms.other.rollout.samples == 3
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in ROOT.glob("experiments/*/final.csv")}), ids=str)
-def test_every_experiment_that_was_run_has_its_notebook(folder):
+@pytest.mark.parametrize("folder", sorted({path.parent for path in ROOT.glob("experiments/*/config.py")}), ids=str)
+def test_every_experiment_has_its_notebook(folder):
     assert (folder / f"{folder.name}.ipynb").exists()
 
 
@@ -139,4 +139,5 @@ def test_a_notebook_is_committed_as_it_ran(path):
         assert output["output_type"] != "error"
         text = "".join(output.get("text", [])) + json.dumps(output.get("data", {}).get("text/plain", ""))
         assert not re.search(r"/(home|root|tmp|work|Users)/|Traceback|Warning", text), text
-        assert "not results" not in json.dumps(output.get("data", {}).get("text/markdown", "")), "a short version"
+        if (path.parent / reading.FINAL).exists():
+            assert "not results" not in json.dumps(output.get("data", {}).get("text/markdown", "")), "a short version"
