@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/kl/config.py \\
                --workdir=runs/experiments/kl
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      7.1 minutes of processor time, without the base and what other experiments had made, 2026-11-21
+expected:  pass@1 75.0% without, 74.7% at 0.001, 74.2% to 75.5% at 0.1: no difference
 """
 
 from ml_collections import ConfigDict
