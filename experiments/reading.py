@@ -69,6 +69,9 @@ class Experiment(NamedTuple):
             raise ValueError(f"experiment {self.name} has no arm that changes nothing; name the one to compare with")
         return unchanged[0]
 
+    def __repr__(self) -> str:
+        return f"Experiment {self.name}: {', '.join(self.arms)}"
+
     def _repr_markdown_(self) -> str:
         seeds = ", ".join(map(str, sorted(set(self.final["seed"]))))
         parts = [WARNING] if self.short else []
