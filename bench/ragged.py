@@ -1,4 +1,4 @@
-"""Completions of ragged lengths: the engine beside itself in one program at its largest throughout.
+"""Completions of ragged lengths: the engine beside `rollout`, one program that scans layers, at its largest throughout.
 
     python bench/ragged.py --model dense-S
 
