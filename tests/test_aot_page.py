@@ -55,5 +55,4 @@ def test_what_was_compiled_fits_and_gathers_no_stack(result):
     policy = next(iter(config(result["file"]).stages.values())).policy
     layers = {policy.dense_layers, policy.layers - policy.dense_layers} - {0, 1}
     gathered = [x["shape"] for x in result["collectives"] if x["kind"] == "all-gather"]
-    assert gathered or result["chips"] == 1
     assert not [shape for shape in gathered if int(re.split(r"[\[,\]]", shape)[1]) in layers]
