@@ -194,7 +194,7 @@ UNITS = {
     "reward/accuracy/mean": "accuracy of samples (%)",
     "reward/format/mean": "in form, of samples (%)",
     "reward/frac_zero_std": "groups that teach nothing (%)",
-    "moe/max_load": "load of the busiest expert, over the mean",
+    "moe/max_load": "busiest expert's load, of the mean",
     "time/step_s": "seconds a step",
     "grad_norm": "norm of the gradient",
 }

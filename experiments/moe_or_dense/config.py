@@ -3,8 +3,8 @@
 command:   python -m r1jax.main --config=experiments/moe_or_dense/config.py \\
                --workdir=runs/experiments/moe_or_dense
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      7.5 minutes of processor time, a base of its own among it, without the shared one, 2026-11-21
+expected:  pass@1 74.7% (experts), 74.4% (bias frozen), 76.4% (dense): not told apart
 """
 
 from ml_collections import ConfigDict
