@@ -114,7 +114,7 @@ def topology(name: str, slices: int) -> list:
 
 def hbm_limit(devices: list) -> int:
     """Bytes of a chip's memory that a program may have: what the compiler says of one that is far too large."""
-    spread = jax.sharding.NamedSharding(make_mesh(MeshConfig(1, -1, 1, 1, 1), devices), jax.sharding.PartitionSpec())
+    spread = jax.sharding.NamedSharding(make_mesh(MeshConfig(-1, 1, 1, 1, 1), devices), jax.sharding.PartitionSpec())
     endless = jax.ShapeDtypeStruct((2**41,), jnp.int8)
     try:
         with _without_flags():
