@@ -138,6 +138,7 @@ def test_slices_are_joined_by_data():
     assert dict(mesh.shape)["data"] == 2 and dict(mesh.shape)["fsdp"] == 8
     first, second = mesh.devices.reshape(2, 8)
     assert {d.slice_index for d in first} == {0} and {d.slice_index for d in second} == {1}
+    assert aot.hbm_limit(devices) == aot.hbm_limit(aot.topology("v5e:2x4", 1))
     with pytest.raises(ValueError, match=r"mesh\.data is 1 on 2 slices; expected a multiple of 2"):
         aot.make_mesh(stage().mesh, devices)
 
