@@ -3,8 +3,9 @@
 command:   python -m r1jax.main --config=experiments/language_reward/config.py \\
                --workdir=runs/experiments/language_reward
 hardware:  2 CPU cores
-time:      not yet measured
-expected:  not yet measured
+time:      8 minutes of processor time, its own base among it, 2026-11-21
+expected:  words in the question's language 82%, 93% and 97% at weights 0, 0.2 and 1;
+           pass@1 59.5%, 59.1%, 56.5%: not told apart
 
 Its base is one of its own, half as long in training as the others', as theirs hardly mixes languages.
 """
