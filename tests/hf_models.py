@@ -43,7 +43,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v3_grouped": (
         "deepseek_v3",
         _LATENT
-        | dict(q_lora_rank=20, n_group=4, topk_group=2, routed_scaling_factor=2.5, n_shared_experts=2, v_head_dim=8),
+        | dict(q_lora_rank=24, n_group=4, topk_group=2, routed_scaling_factor=2.5, n_shared_experts=2, v_head_dim=8),
     ),
     "deepseek_v3_yarn": (
         "deepseek_v3",
