@@ -115,6 +115,20 @@ def test_buffers_may_be_donated_as_soon_as_save_returns(tmp_path):
     checkpoints.close()
 
 
+def test_host_values_may_change_as_soon_as_save_returns(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    waiting: list[list[int]] = [[1, 2]]
+    for step in range(1, 6):
+        checkpoints.save(step, make_state(step), {"waiting": waiting})
+        waiting.append([step])
+        waiting[0].append(step)
+    checkpoints.wait()
+    for step in range(1, 6):
+        _, host = checkpoints.restore(step, abstract(make_state(step)))
+        assert host["waiting"] == [[1, 2, *range(1, step)], *([n] for n in range(1, step))]
+    checkpoints.close()
+
+
 def test_steps_only_go_up_and_keep_is_checked(saved):
     checkpoints = Checkpoints(saved, keep=2)
     with pytest.raises(ValueError, match="step is 3; expected more than 3"):

@@ -90,7 +90,7 @@ class Checkpoints:
         Args:
           step: optimizer steps done; above every step saved so far.
           state: pytree of jax arrays whose top level has a `params` (a mapping, a NamedTuple or a dataclass).
-          host: values of bytes or JSON, the same on every process.
+          host: values of bytes or JSON, the same on every process. They are copied, and may change afterwards.
         """
         if self._manager is None or not self._writable:
             raise ValueError(f"{self._directory} is open for reading only; give `keep` to save")
@@ -282,9 +282,11 @@ def _split(state: PyTree) -> tuple[dict, dict]:
 
 
 def _encode(host: dict[str, Any]) -> dict:
+    """As JSON has it. A copy: it is written while training goes on, and changes what it was made of."""
+    values = {key: value for key, value in host.items() if not isinstance(value, bytes)}
     return {
         "bytes": {key: base64.b64encode(value).decode() for key, value in host.items() if isinstance(value, bytes)},
-        "json": {key: value for key, value in host.items() if not isinstance(value, bytes)},
+        "json": json.loads(json.dumps(values)),
     }
 
 
