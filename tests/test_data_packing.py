@@ -30,10 +30,10 @@ def test_a_group_shares_its_prompt_but_for_the_last_token():
 
 
 def test_a_group_splits_into_as_few_pieces_as_its_lengths_need():
-    """Prompt of 3 shares 2; of 8 places 6 are left a piece: 5+1, 4+2, and the empty one nowhere."""
+    """Prompt of 3 shares 2; of 8 places 6 are left a piece: 4+2, 5+1, and the empty one nowhere."""
     completions = [(0, [9] * 2), (1, [9] * 5), (2, []), (3, [9]), (4, [9] * 4)]
     pieces = split_group([1, 2, 3], completions, 8)
-    assert [[number for number, _, _ in piece.branches] for piece in pieces] == [[1, 3], [4, 0]]
+    assert [[number for number, _, _ in piece.branches] for piece in pieces] == [[4, 0], [1, 3]]
     assert all(piece.length == 8 for piece in pieces)
 
 
@@ -41,6 +41,33 @@ def test_a_sequence_longer_than_a_row_is_an_error():
     split_group([1, 2, 3], [(0, [9] * 6)], 8)
     with pytest.raises(ValueError, match=r"prompt of 3 tokens.*completion of 7.*batch\.row_length \(8\).*max_tokens"):
         split_group([1, 2, 3], [(0, [9] * 7)], 8)
+
+
+def test_a_group_begins_in_the_room_that_the_one_before_leaves():
+    """Rows of 10: the first group (1 shared, 7 and 6) leaves 2 and 3 places, as the second (1 shared, 2 and 1) has."""
+    prompts, completions = [[1, 2], [3, 4]], [[9] * 7, [9] * 6, [8] * 2, [8]]
+    packed, _ = pack_groups(prompts, completions, row_length=10, row_multiple=1, length=7, pad_id=PAD)
+    assert packed.segment_RT.tolist() == [[1] * 8 + [2] * 2, [1] * 7 + [2] * 3]
+
+
+@pytest.mark.parametrize(
+    "prompts, samples, prompt, mean, limit, row_length",
+    [(16, 16, 15, 25, 48, 256), (16, 16, 15, 25, 48, 512), (16, 8, 100, 60, 160, 1024), (64, 8, 100, 300, 1000, 2048)],
+)
+def test_ragged_groups_leave_little_padding(prompts, samples, prompt, mean, limit, row_length):
+    """Lengths as a policy's are (gamma of shape 4, cut): rows are full, but for the last one."""
+    for seed in range(5):
+        draw = np.random.default_rng(seed)
+        length_P = draw.integers(prompt * 3 // 4, prompt * 5 // 4 + 1, prompts)
+        length_B = np.clip(draw.gamma(4, mean / 4, prompts * samples), 1, limit).astype(int)
+        packed, index_BL = pack_groups(
+            [[1] * n for n in length_P], [[2] * n for n in length_B],
+            row_length=row_length, row_multiple=1, length=limit, pad_id=PAD,
+        )  # fmt: skip
+        assert (packed.segment_RT[:-1] == 0).mean() < 0.03
+        np.testing.assert_array_equal((index_BL >= 0).sum(axis=1), length_B)
+        assert len(np.unique(index_BL[index_BL >= 0])) == length_B.sum(), "no two tokens have one place"
+        assert ((packed.weight_RT == 0) & (packed.segment_RT > 0)).sum() < 2.5 * length_P.sum(), "prompts are shared"
 
 
 def test_fit_is_best_fit_decreasing():

@@ -15,6 +15,8 @@ import numpy as np
 
 from r1jax.types import Packed
 
+LOOK_AHEAD = 8  # groups that are tried in the room a row has left
+
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
@@ -37,8 +39,90 @@ def document(tokens: Sequence[int], prompt_length: int = 0) -> Piece:
     return Piece(inputs, targets, weight, ())
 
 
+@dataclasses.dataclass
+class Waiting:
+    """A group of which completions have no place yet."""
+
+    prompt: tuple[int, ...]
+    completions: list[tuple[int, Sequence[int]]]  # (sequence number, token ids), none of them empty
+
+    @property
+    def shared(self) -> int:
+        """Places that the prompt takes, once a row: all but its last token."""
+        return len(self.prompt) - 1
+
+    @property
+    def length(self) -> int:
+        return self.shared + sum(len(tokens) for _, tokens in self.completions)
+
+    def fullest(self, room: int) -> list[int]:
+        """Those completions, by their place in the list, that with the prompt fill `room` as nearly as any do."""
+        room -= self.shared
+        if room <= 0:
+            return []
+        # Bit n of the k-th number: some of the first k completions have n tokens together.
+        reached = [1]
+        for _, tokens in self.completions:
+            reached.append(reached[-1] | reached[-1] << len(tokens))
+        left = (reached[-1] & (1 << room + 1) - 1).bit_length() - 1
+        taken = []
+        for i in reversed(range(len(self.completions))):
+            if not reached[i] >> left & 1:
+                taken.append(i)
+                left -= len(self.completions[i][1])
+        return taken[::-1]
+
+    def take(self, those: Sequence[int]) -> Piece:
+        """These completions with their prompt; they wait no more."""
+        unlearnt, last = (0.0,) * self.shared, self.prompt[-1]
+        branches = [
+            (number, (last, *tokens[:-1]), tuple(tokens)) for number, tokens in map(self.completions.__getitem__, those)
+        ]
+        self.completions = [item for i, item in enumerate(self.completions) if i not in those]
+        return Piece(self.prompt[:-1], (0,) * self.shared, unlearnt, tuple(branches))
+
+
+def waiting(prompt: Sequence[int], completions: Sequence[tuple[int, Sequence[int]]]) -> Waiting:
+    """A group, its longest completions first; empty ones need no place and are left out."""
+    return Waiting(tuple(prompt), sorted((c for c in completions if len(c[1])), key=lambda c: -len(c[1])))
+
+
+def fill_rows(groups: Sequence[Waiting], room: int) -> list[list[Piece]]:
+    """Groups as rows of at most `room` tokens, each row as full as the groups looked at can make it.
+
+    Groups are finished in turn, the longest first; what room one leaves in its row goes to whichever of the next
+    `LOOK_AHEAD` fills it best, and then to another of them.
+
+    Raises:
+      ValueError: a prompt and one of its completions exceed `room`.
+    """
+    for group in groups:
+        longest = max((len(tokens) for _, tokens in group.completions), default=0)
+        if longest and group.shared + longest > room:
+            raise ValueError(
+                f"a prompt of {len(group.prompt)} tokens and a completion of {longest} exceed batch.row_length "
+                f"({room}); raise it, or lower rollout.max_tokens"
+            )
+    left = sorted((group for group in groups if group.completions), key=lambda group: -group.length)
+    rows: list[list[Piece]] = []
+    while left:
+        row = [left[0].take(left[0].fullest(room))]
+        free, others = room - row[0].length, left[1 : 1 + LOOK_AHEAD]
+        while others:
+            choices = [(group, group.fullest(free)) for group in others]
+            group, those = max(choices, key=lambda choice: sum(len(choice[0].completions[i][1]) for i in choice[1]))
+            if not those:
+                break
+            row.append(group.take(those))
+            free -= row[-1].length
+            others = [other for other in others if other is not group]
+        rows.append(row)
+        left = [group for group in left if group.completions]
+    return rows
+
+
 def split_group(prompt: Sequence[int], completions: Sequence[tuple[int, Sequence[int]]], room: int) -> list[Piece]:
-    """A prompt's completions as few pieces of at most `room` tokens, longest completions first.
+    """A prompt's completions as pieces of at most `room` tokens, few of them.
 
     Args:
       prompt: token ids, at least one.
@@ -47,27 +131,7 @@ def split_group(prompt: Sequence[int], completions: Sequence[tuple[int, Sequence
     Raises:
       ValueError: prompt and one completion exceed `room`.
     """
-    shared, last = tuple(prompt[:-1]), prompt[-1]
-    pieces: list[list] = []
-    left: list[int] = []
-    for number, tokens in sorted(completions, key=lambda c: -len(c[1])):
-        if not len(tokens):
-            continue
-        if len(shared) + len(tokens) > room:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens and a completion of {len(tokens)} exceed batch.row_length ({room}); "
-                "raise it, or lower rollout.max_tokens"
-            )
-        branch = (number, (last, *tokens[:-1]), tuple(tokens))
-        at = next((i for i, free in enumerate(left) if free >= len(tokens)), None)
-        if at is None:
-            at = len(pieces)
-            pieces.append([])
-            left.append(room - len(shared))
-        pieces[at].append(branch)
-        left[at] -= len(tokens)
-    unlearnt = (0.0,) * len(shared)
-    return [Piece(shared, (0,) * len(shared), unlearnt, tuple(branches)) for branches in pieces]
+    return [piece for row in fill_rows([waiting(prompt, completions)], room) for piece in row]
 
 
 def fit(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -143,12 +207,12 @@ def pack_groups(
     Returns:
       (Packed, index_BL as `places` gives it)
     """
-    group = len(completions) // len(prompts)
-    pieces: list[Piece] = []
-    for p, prompt in enumerate(prompts):
-        numbered = [(b, completions[b]) for b in range(p * group, (p + 1) * group)]
-        pieces += split_group(prompt, numbered, row_length)
-    rows = [[pieces[i] for i in row] for row in fit([piece.length for piece in pieces], row_length)]
+    samples = len(completions) // len(prompts)
+    groups = [
+        waiting(prompt, [(b, completions[b]) for b in range(p * samples, (p + 1) * samples)])
+        for p, prompt in enumerate(prompts)
+    ]
+    rows = fill_rows(groups, row_length)
     rows += [[] for _ in range(-len(rows) % row_multiple)] or ([[]] * row_multiple if not rows else [])
     return write_rows(rows, row_length, pad_id), places(rows, row_length, len(completions), length)
 
