@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,6 +20,7 @@ SHARED = dict(attention_block=0, context=1152, param_dtype="float32", remat="non
 # is a prompt, once, with two of its completions.
 ROWS = {"dense-S": (319, 4, 8), "moe-S": (319, 4, 8), "dense-M": (319, 4, 8)}
 LOGIT_CHUNK = 512
+WORDS = "words.txt"  # the file of a saved vocabulary
 
 
 def policy(model: str, dtype: str) -> PolicyConfig:
@@ -54,7 +56,7 @@ def rl_stage(model: str, dtype: str) -> RlStage:
     tree = ConfigDict(r1_zero_tiny.zero()).to_dict()
     tree["policy"] = vars(policy(model, dtype))
     tree["template"] = "plain"
-    tree["rollout"] = dict(
+    tree["rollout"] |= dict(
         prompts=w.PROMPTS, samples=w.GROUP, temperature=w.TEMPERATURE, top_k=0, top_p=1.0, max_tokens=w.NEW_TOKENS
     )
     tree["rewards"] = {"sevens": {"fn": "bench.workloads:sevens", "weight": 1.0, "kwargs": {}}}
@@ -76,7 +78,7 @@ class WordVocabulary(Vocabulary):
     """The words "t0 t1 ...". Padding is one of them, as masks hide it; the end of a text is none of the policy's."""
 
     def __init__(self, model: str):
-        size = w.MODELS[model]["vocab"]
+        self.model, size = model, w.MODELS[model]["vocab"]
         self.pieces = [f"t{i} ".encode() for i in range(size)]
         self.pad_id, self.bos_id, self.eos_id = 0, None, size + 1
         self.start_ids, self.end_ids = [], [self.eos_id]
@@ -87,4 +89,12 @@ class WordVocabulary(Vocabulary):
         return [int(word[1:]) for word in text.split()]
 
     def save(self, directory: str | os.PathLike) -> None:
-        raise NotImplementedError("a benchmark writes no checkpoint")
+        """The model's name, which says how many words there are."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".words.tmp").write_text(self.model, encoding="utf-8")
+        os.replace(folder / ".words.tmp", folder / WORDS)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> WordVocabulary:
+        return cls((Path(directory) / WORDS).read_text(encoding="utf-8"))

@@ -60,8 +60,10 @@ def test_policies_have_the_workloads_size(model):
 
 
 @pytest.mark.parametrize("model", w.MODELS)
-def test_a_prompt_is_64_tokens_and_reads_back(model):
-    tokenizer = Tokenizer(setting.WordVocabulary(model))
+def test_a_prompt_is_64_tokens_and_reads_back(model, tmp_path):
+    Tokenizer(setting.WordVocabulary(model)).save(tmp_path)
+    tokenizer = Tokenizer(setting.WordVocabulary.load(tmp_path))
+    assert tokenizer.vocab_size == w.MODELS[model]["vocab"] < tokenizer.eos_id
     for ids, text in zip(w.prompt_ids(model), w.prompt_texts(model), strict=True):
         assert tokenizer.encode_prompt(text) == ids.tolist()
         assert tokenizer.decode(ids.tolist()).split() == text.split()
