@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +55,7 @@ def values_and_gradients(length: int, block: int, heads: int):
 def test_blockwise_attention_equals_dense(heads, block):
     """Of 48 tokens: blocks that divide them, that do not, one block, and one larger than the row."""
     got, want = values_and_gradients(48, block, heads), values_and_gradients(48, 0, heads)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, want)
+    chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [12, 20, 48], ids=lambda n: f"{n} queries at a time")
@@ -76,7 +77,7 @@ def test_a_stretch_of_the_queries_gets_what_it_gets_among_all(share):
     got = tiny.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
     out, gradients = values_and_gradients(48, 0, 4)
     np.testing.assert_allclose(got[0], np.sum(out * pull), rtol=1e-4)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5), got[1], gradients)
+    chex.assert_trees_all_close(got[1], gradients, rtol=1e-5, atol=2e-5)
 
 
 def test_bfloat16_sums_in_float32():

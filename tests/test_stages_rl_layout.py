@@ -1,6 +1,7 @@
 """Where an RL stage keeps its parameters changes nothing of what it learns."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -86,10 +87,12 @@ def test_bfloat16_parameters_with_master_copies_learn_and_another_precision_is_r
         sft.run(other, str(tmp_path / "base"))
 
 
-def refuse(tmp_path, message: str, **changes):
-    with pytest.raises(ValueError, match=message):
+def refusal(tmp_path, **changes) -> str:
+    """What is said of the stage, which is refused before anything is written."""
+    with pytest.raises(ValueError) as refused:
         rl.run(smoke_run.stage("zero", init_from="nowhere", **changes), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+    return str(refused.value)
 
 
 ONE = dict(data=1, fsdp=1, expert=1, tensor=1, context=1)
@@ -108,10 +111,10 @@ ONE = dict(data=1, fsdp=1, expert=1, tensor=1, context=1)
     ],
 )
 def test_what_is_refused_at_the_start(tmp_path, changes, message):
-    refuse(tmp_path, message, **changes)
+    assert re.search(message, refusal(tmp_path, **changes))
 
 
 def test_devices_that_cannot_read_their_hosts_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(training_state, "HOST_MEMORY", "no_such_memory")
-    refuse(tmp_path, r"offload\.reference is True; a device of kind .*pinned_host.*set it to False",
-           offload=dict(reference=True))  # fmt: skip
+    message = refusal(tmp_path, offload=dict(reference=True))
+    assert re.search(r"offload\.reference is True; a device of kind .*pinned_host.*set it to False", message)
