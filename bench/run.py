@@ -174,8 +174,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     if args.measure == "all":
-        rest = [word for word in sys.argv[1:]]
-        each = ([sys.executable, __file__, *rest, "--measure", measure] for measure in MEASURES)
+        each = ([sys.executable, __file__, *sys.argv[1:], "--measure", measure] for measure in MEASURES)
         return max(subprocess.run(command, check=False).returncode for command in each)
     sys.stdout = sys.stderr
     if args.measure == "versions":

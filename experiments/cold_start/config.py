@@ -17,10 +17,8 @@ from experiments import standard
 
 def data() -> ConfigDict:
     """Long chains of thought from the base, and from an R1-Zero whose text is rewritten."""
-    config = cold_start_tiny.collect()
+    config = r1_tiny.cold_data()
     config.limit = 800
-    for way, spec in config.ways.items():
-        spec.init_from = "zero" if way == "rewritten" else "base"
     return config
 
 
