@@ -1,12 +1,17 @@
 """A killed and resumed run's records equal an uninterrupted run's."""
 
+import importlib
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from r1jax.training.metrics import RunLog, append_jsonl, progress, read_jsonl, show, truncate_jsonl
+from r1jax.training.metrics import RunLog, append_jsonl, hidden, progress, read_jsonl, show, truncate_jsonl
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(workdir: Path, first: int, last: int, resume_step: int) -> None:
@@ -94,3 +99,20 @@ def test_appending_and_cutting_back(tmp_path):
     append_jsonl(path, [{"step": 15}])
     truncate_jsonl(path, 10)
     assert read_jsonl(path) == [{"step": 5}, {"step": 10}]
+
+
+def test_a_run_loads_no_torch():
+    """It is there for tests alone, and would nearly double what a run takes to load."""
+    program = "import sys, r1jax.training.metrics; assert 'torch' not in sys.modules; sys.exit(3)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 3
+
+
+def test_a_hidden_module_is_there_again_afterwards(tmp_path, monkeypatch):
+    (tmp_path / "seldom_seen.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError), hidden("seldom_seen"):
+        importlib.import_module("seldom_seen")
+    found = importlib.import_module("seldom_seen")
+    with hidden("seldom_seen"):  # loaded already, it stays
+        assert importlib.import_module("seldom_seen") is found
+    del sys.modules["seldom_seen"]

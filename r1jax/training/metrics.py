@@ -6,18 +6,36 @@ of a run that was killed and resumed equal those of one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from r1jax import processes
+
+
+@contextlib.contextmanager
+def hidden(module: str) -> Iterator[None]:
+    """Within it, a module that is not loaded yet cannot be imported."""
+    is_absent = module not in sys.modules
+    if is_absent:
+        sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if is_absent:
+            del sys.modules[module]
+
+
+# tensorboardX loads torch where it is installed, for tensors that it is not given here: 3 seconds of a processor.
+with hidden("torch"):
+    from tensorboardX import SummaryWriter
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 Json = dict[str, Any]
