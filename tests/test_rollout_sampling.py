@@ -102,6 +102,14 @@ def test_a_rounding_of_the_cumulative_sum_lets_no_impossible_token_in(monkeypatc
     assert (p[rows, np.asarray(token)] > 0).all() and np.isfinite(logp).all()
 
 
+def test_a_row_on_which_nothing_stands_above_takes_its_best_among_rows_that_draw(monkeypatch):
+    """A number that is none stands for a sum that dips: it is above nothing."""
+    monkeypatch.setattr(sampling.jax.random, "uniform", lambda key: key)
+    logits = np.float32([[0.0, 2.0, 1.0]] * 2)
+    token, _ = sample(logits, np.float32([0.0, np.nan]), temperature=1.0, top_k=0, top_p=1.0)
+    assert token.tolist() == [0, 1]
+
+
 def test_logp_is_that_of_the_whole_tempered_distribution():
     """Whatever top-k and top-p cut away."""
     logits = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32) * 3

@@ -70,6 +70,12 @@ def test_with_a_shared_folder_what_two_sweeps_ask_for_has_one_place(tmp_path):
     assert [each.folder for each in sweep.plan(meshed, tmp_path)] == [each.folder for each in one]
 
 
+def test_what_is_left_out_does_not_name_a_run():
+    """So a run keeps its name when stages learn an option, and on another mesh."""
+    tree = {"steps": 3, "ppo": None, "mesh": {"data": 8}, "rollout": {"samples": 4, "mesh": None, "longer": []}}
+    assert sweep._said(tree) == {"steps": 3, "rollout": {"samples": 4, "longer": []}}
+
+
 def test_an_arm_that_names_its_stage_is_a_whole_one(tmp_path):
     whole = smoke_run.config(**{"base.steps": 7}).stages.base
     planned = sweep.plan(config(arms={"as_is": {}, "taught": whole}), tmp_path)
