@@ -51,7 +51,9 @@ def collect() -> ConfigDict:
             data=zero.data,
             limit=1600,
             shards=8,
-            rollout=dict(prompts=50, samples=4, temperature=1.0, top_k=0, top_p=1.0, max_tokens=48),
+            rollout=dict(
+                prompts=50, samples=4, temperature=1.0, top_k=0, top_p=1.0, max_tokens=48, ahead=0, precision="policy"
+            ),
             rewards=rewards(),
             grading=zero.grading,
             selection=rejection_tiny.selection(),

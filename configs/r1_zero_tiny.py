@@ -114,7 +114,9 @@ def zero() -> ConfigDict:
                 data_dir="~/.cache/r1jax/data",
                 source_dir="",
             ),
-            rollout=dict(prompts=16, samples=16, temperature=1.0, top_k=0, top_p=1.0, max_tokens=48),
+            rollout=dict(
+                prompts=16, samples=16, temperature=1.0, top_k=0, top_p=1.0, max_tokens=48, ahead=0, precision="policy"
+            ),
             rewards={
                 "accuracy": {"fn": "r1jax.rewards.answers:accuracy", "weight": 1.0, "kwargs": {}},
                 "format": {"fn": "r1jax.rewards.format:think_answer", "weight": 0.1, "kwargs": {}},
@@ -128,6 +130,7 @@ def zero() -> ConfigDict:
                 kl_estimator="k3",
                 reduction="sequence",
                 importance="token",
+                sampler_cap=0.0,
                 minibatches=1,
                 epochs=1,
                 reference_refresh=0,

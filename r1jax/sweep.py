@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from r1jax import pipeline, processes
-from r1jax.config import AnyStage, to_dict
+from r1jax.config import AnyStage, as_before, to_dict
 from r1jax.report_runs import RUNS as FOLDERS
 from r1jax.stages.tables import table
 from r1jax.stages.workdir import has_begun, held, read_result
@@ -156,9 +156,10 @@ def _root(config: ConfigDict, workdir: Path) -> Path:
 def _key(stage: AnyStage) -> str:
     """A name for a config: two that could not go on in one folder have two. On another mesh a run may go on.
 
-    What is left out does not count, so that a run keeps its name when stages learn a new option.
+    What is left out does not count, nor what says that a later key changes nothing, so that a run keeps its name when
+    stages learn a new option.
     """
-    return hashlib.sha256(json.dumps(_said(to_dict(stage)), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_said(as_before(to_dict(stage))), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _said(tree: Any) -> Any:

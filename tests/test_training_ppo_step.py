@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.config import PpoConfig
+from r1jax.config import GrpoConfig, PpoConfig
 from r1jax.models.policy import forward
 from r1jax.models.scalar import values
 from r1jax.training.optimizer import make_optimizer
@@ -47,10 +47,10 @@ def batch(room: int = 24) -> PpoBatch:
 
 
 @functools.cache
-def update(micro_rows: int = steps.ROWS):
+def update(micro_rows: int = steps.ROWS, grpo: GrpoConfig = GRPO):
     config = dataclasses.replace(steps.BATCH, micro_rows=micro_rows)
     step = functools.partial(
-        ppo_step, steps.CONFIG, config, steps.ROUTER, GRPO, PPO, steps.TEMPERATURE, steps.MAX_LENGTH,
+        ppo_step, steps.CONFIG, config, steps.ROUTER, grpo, PPO, steps.TEMPERATURE, steps.MAX_LENGTH,
         make_optimizer(steps.OPTIMIZER, 100), critic_optimizer(),
     )  # fmt: skip
     return tiny.jit(step)

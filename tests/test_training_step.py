@@ -31,6 +31,7 @@ GRPO = GrpoConfig(
     kl_estimator="k3",
     reduction="sequence",
     importance="token",
+    sampler_cap=0.0,
     minibatches=1,
     epochs=1,
     reference_refresh=0,

@@ -7,6 +7,7 @@ has a default: a config is the whole truth about a run. What may be left out is 
 """
 
 from r1jax.config.build import (
+    as_before,
     checkpoint_config,
     stage_config,
     to_dict,
@@ -96,6 +97,7 @@ __all__ = [
     "TokenizerConfig",
     "TrainedStage",
     "WayConfig",
+    "as_before",
     "checkpoint_config",
     "stage_config",
     "to_dict",

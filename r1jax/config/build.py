@@ -14,6 +14,12 @@ from ml_collections import ConfigDict
 from r1jax.config.checks import one_of
 from r1jax.config.stages import CONVERTED, STAGES, AnyStage, ConvertedStage
 
+# Of sections of a stage, keys that came later, with what configs without them meant.
+LATER: dict[str, dict[str, Any]] = {
+    "rollout": {"ahead": 0, "precision": "policy"},
+    "grpo": {"sampler_cap": 0.0},
+}
+
 
 def stage_config(config: Mapping | ConfigDict) -> AnyStage:
     """The frozen sections of one stage's config.
@@ -32,8 +38,19 @@ def stage_config(config: Mapping | ConfigDict) -> AnyStage:
 
 
 def checkpoint_config(tree: Mapping) -> AnyStage | ConvertedStage:
-    """As `stage_config`, of the `config.json` of any checkpoint."""
+    """As `stage_config`, of the `config.json` of any checkpoint; one from before a key was there opens as well."""
+    tree = {name: LATER.get(name, {}) | value if name in LATER else value for name, value in tree.items()}
     return _build(ConvertedStage, tree, "config") if tree.get("stage") == CONVERTED else stage_config(tree)
+
+
+def as_before(tree: Mapping) -> dict:
+    """A stage's plain dict without the keys of `LATER` where they say what their absence did."""
+    return {
+        name: {key: said for key, said in value.items() if key not in LATER[name] or LATER[name][key] != said}
+        if name in LATER
+        else value
+        for name, value in tree.items()
+    }
 
 
 def to_dict(section: Any) -> dict:

@@ -114,6 +114,8 @@ class RolloutConfig:
     top_k: int  # 0: all
     top_p: float
     max_tokens: int  # of a completion, from the first step on
+    ahead: int  # steps that a batch is sampled before it is learnt from: 0, or 1, while the batch before it is graded
+    precision: str  # of the sampler: policy (the policy's own) | bfloat16 | int8 (weights; the cache bfloat16)
     longer: list[LongerConfig] = dataclasses.field(default_factory=list)  # in order; none: the limit stays
     mesh: MeshConfig | None = None  # of the same devices, while tokens are sampled; without it, the stage's
 
@@ -121,6 +123,8 @@ class RolloutConfig:
         at_least(1, "rollout", self, "prompts", "samples", "max_tokens", why="an empty batch trains nothing")
         sampling("rollout", self.temperature, self.top_p)
         at_least(0, "rollout", self, "top_k")
+        one_of("rollout.ahead", self.ahead, (0, 1))
+        one_of("rollout.precision", self.precision, ("policy", "bfloat16", "int8"))
         if self.temperature == 0:
             raise ValueError(
                 "rollout.temperature is 0; samples of a prompt would be all the same: raise it, to 1.0 say"
@@ -155,6 +159,7 @@ class GrpoConfig:
     kl_estimator: str  # k3 | k2 | k1
     reduction: str  # sequence | token | constant
     importance: str  # token | sequence | sequence_mean
+    sampler_cap: float  # of a token's weight, the trainer's probability over the sampler's; 0: all weigh 1
     minibatches: int  # updates an epoch over one rollout batch
     epochs: int
     reference_refresh: int  # steps between hard copies policy -> reference; 0: never
@@ -167,10 +172,23 @@ class GrpoConfig:
         one_of("grpo.importance", self.importance, ("token", "sequence", "sequence_mean"))
         at_least(1, "grpo", self, "minibatches", "epochs")
         at_least(0, "grpo", self, "clip_low", "clip_high", "kl_coef", "reference_refresh")
+        self._check_sampler_cap()
         if self.reference_refresh and not self.kl_coef:
             raise ValueError(
                 f"grpo.reference_refresh is {self.reference_refresh} and grpo.kl_coef 0; without a KL there is no "
                 "reference to refresh: set the first to 0, or raise the second"
+            )
+
+    def _check_sampler_cap(self) -> None:
+        if self.sampler_cap != 0 and not self.sampler_cap >= 1:
+            raise ValueError(
+                f"grpo.sampler_cap is {self.sampler_cap!r}; expected 0, which leaves the weights out, or at least 1, "
+                "which an exact sampler's tokens weigh"
+            )
+        if self.sampler_cap and self.importance != "token":
+            raise ValueError(
+                f"grpo.sampler_cap is {self.sampler_cap} under grpo.importance {self.importance!r}; its weights are "
+                "each token's: set the first to 0, or the second to 'token'"
             )
 
 

@@ -218,6 +218,8 @@ def _check_algorithm(stage: RlStage) -> None:
         one_of("grpo.advantage_scale under PPO", stage.grpo.advantage_scale, ("batch", "none"))
         one_of("grpo.aggregation under PPO", stage.grpo.aggregation, ("sum_then_normalize",))
         one_of("grpo.importance under PPO", stage.grpo.importance, ("token",))
+    if stage.raft and stage.grpo.sampler_cap:
+        raise ValueError(f"grpo.sampler_cap is {stage.grpo.sampler_cap}; RAFT has no ratio to correct: set it to 0")
     if stage.raft and stage.grpo.kl_coef:
         raise ValueError(f"grpo.kl_coef is {stage.grpo.kl_coef}; RAFT has no reference to stay near: set it to 0")
 
@@ -243,6 +245,8 @@ def _check_dataset_stage(stage: DatasetStage) -> None:
         raise ValueError("rollout.longer has no use where a dataset is made, which has no steps: leave it out")
     if stage.rollout.mesh:
         raise ValueError("rollout.mesh has no use where a dataset is made, which trains nothing: give mesh alone")
+    one_of("rollout.ahead where a dataset is made", stage.rollout.ahead, (0,))
+    one_of("rollout.precision where a dataset is made", stage.rollout.precision, ("policy",))
 
 
 TrainedStage = SftStage | RlStage | RewardModelStage  # makes a checkpoint

@@ -2,7 +2,7 @@
 
 from r1jax.losses.advantages import decoupled_advantages, group_advantages
 from r1jax.losses.logprobs import token_logprobs
-from r1jax.losses.policy_gradient import Normalizer, grpo_loss, normalizer
+from r1jax.losses.policy_gradient import Normalizer, grpo_loss, normalizer, sampler_weights
 from r1jax.losses.supervised import cross_entropy
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "group_advantages",
     "grpo_loss",
     "normalizer",
+    "sampler_weights",
     "token_logprobs",
 ]

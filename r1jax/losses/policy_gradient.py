@@ -56,6 +56,7 @@ def grpo_loss(
     importance: str = "token",
     max_length: int | None = None,
     normalizer: Normalizer | None = None,
+    weights_BL: Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The GRPO objective, to be minimised.
 
@@ -84,6 +85,8 @@ def grpo_loss(
       max_length: tokens, for "constant".
       normalizer: `normalizer(mask_BL)` of the whole mini-batch: given that, the losses, gradients and metrics of
         its micro-batches sum to those of the whole. None: this batch's own.
+      weights_BL: what each token's policy term is multiplied by, its KL not (`sampler_weights`); `importance` is then
+        "token". None: 1.
 
     Returns:
       (loss, metrics), float32 scalars: "loss"; "policy/ratio_mean" and "policy/clip_fraction" (share where the
@@ -91,7 +94,8 @@ def grpo_loss(
       the estimator over tokens, when there is a reference. A batch with no token gives 0.
 
     Raises:
-      ValueError: an unknown option, a negative coefficient, "constant" without `max_length`, a KL without reference.
+      ValueError: an unknown option, a negative coefficient, "constant" without `max_length`, a KL without reference,
+        weights of tokens under the ratio of a sequence.
 
     Source: DeepSeekMath (arXiv 2402.03300) eq. 3-4, DeepSeek-R1 (2501.12948) eq. 1-2, DAPO (2503.14476),
       Dr. GRPO (2503.20783), GSPO (2507.18071).
@@ -99,7 +103,9 @@ def grpo_loss(
     _check_options(clip_low, clip_high, kl_coef, kl_estimator, reduction, importance, max_length)
     if kl_coef and logp_ref_BL is None:
         raise ValueError(f"logp_ref_BL is None with kl_coef {kl_coef}; expected an array, or kl_coef=0")
-    _check_shapes(logp_BL, logp_old_BL, logp_ref_BL, advantages_B, mask_BL)
+    if weights_BL is not None and importance != "token":
+        raise ValueError(f'importance is {importance!r} with weights_BL, one a token; expected "token"')
+    _check_shapes(logp_BL, logp_old_BL, logp_ref_BL, advantages_B, mask_BL, weights_BL)
     mask_BL = (jnp.asarray(mask_BL) != 0).astype(jnp.float32)
     logp_BL = jnp.asarray(logp_BL, jnp.float32)
     norm = _own_or_given(mask_BL, normalizer)
@@ -109,7 +115,8 @@ def grpo_loss(
     advantages_B1 = jax.lax.stop_gradient(jnp.asarray(advantages_B, jnp.float32))[:, None]
     policy_BX, clipped_BX = _clipped_term(log_ratio_BX, advantages_B1, clip_low, clip_high)
     if importance == "token":
-        loss = _reduce(policy_BX, mask_BL, reduction, max_length, norm)
+        weighed_BX = policy_BX if weights_BL is None else jax.lax.stop_gradient(jnp.asarray(weights_BL)) * policy_BX
+        loss = _reduce(weighed_BX, mask_BL, reduction, max_length, norm)
         count = norm.tokens
     else:
         loss = safe_divide(masked_sum(policy_BX, mask_BX), norm.sequences)
@@ -126,6 +133,49 @@ def grpo_loss(
             loss += kl_coef * _reduce(kl_BL, mask_BL, reduction, max_length, norm)
     metrics["loss"] = loss
     return loss, jax.lax.stop_gradient(metrics)
+
+
+def sampler_weights(
+    logp_old_BL: Array, logp_sampler_BL: Array, mask_BL: Array, *, cap: float, normalizer: Normalizer | None = None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Truncated importance weights: how much likelier the trainer's policy holds a token than the sampler's did.
+
+        w = min(exp(logp_old - logp_sampler), cap)
+
+    Both are the policy that sampled, in the arithmetic of either. Weighed so, what the sampler drew has the expectation
+    that the trainer's draws would have, but for what the cap cuts off to bound the variance.
+
+    Args:
+      logp_old_BL: as the trainer computes it. Without gradient.
+      logp_sampler_BL: as the sampler did, when it drew the token.
+      mask_BL: non-zero where the policy chose the token; elsewhere nothing is read and the weight is 1.
+      cap: at least 1.
+      normalizer: of the whole mini-batch, as in `grpo_loss`: the metrics of micro-batches then sum to its own.
+
+    Returns:
+      (weights_BL, {"policy/sampler_weight", their mean over tokens, "policy/sampler_truncated", the share cut off}),
+      float32.
+
+    Raises:
+      ValueError: a cap below 1, which would weigh down what an exact sampler drew.
+
+    Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"; IMPALA
+      (arXiv 1802.01561), section 4.1.
+    """
+    if not cap >= 1:
+        raise ValueError(f"cap is {cap!r}; expected at least 1, the weight of an exact sampler's tokens")
+    chex.assert_equal_shape([logp_old_BL, logp_sampler_BL, mask_BL])
+    mask_BL = (jnp.asarray(mask_BL) != 0).astype(jnp.float32)
+    norm = _own_or_given(mask_BL, normalizer)
+    old_BL = jax.lax.stop_gradient(jnp.asarray(logp_old_BL, jnp.float32))
+    difference_BL = _difference(old_BL, logp_sampler_BL, mask_BL)
+    is_cut_BL = difference_BL > math.log(cap)
+    weights_BL = jnp.exp(jnp.minimum(difference_BL, math.log(cap)))
+    metrics = {
+        "policy/sampler_weight": safe_divide(masked_sum(weights_BL, mask_BL), norm.tokens),
+        "policy/sampler_truncated": safe_divide(masked_sum(is_cut_BL.astype(jnp.float32), mask_BL), norm.tokens),
+    }
+    return weights_BL, metrics
 
 
 def ppo_loss(
@@ -194,9 +244,9 @@ def _check_options(clip_low, clip_high, kl_coef, kl_estimator, reduction, import
         raise ValueError(f'max_length is {max_length!r}; reduction="constant" divides by it: give it in tokens')
 
 
-def _check_shapes(logp_BL, logp_old_BL, logp_ref_BL, advantages_B, mask_BL) -> None:
+def _check_shapes(logp_BL, logp_old_BL, logp_ref_BL, advantages_B, mask_BL, weights_BL) -> None:
     dims = chex.Dimensions(B=logp_BL.shape[0], L=logp_BL.shape[-1])
-    given = [x for x in (logp_BL, logp_old_BL, logp_ref_BL, mask_BL) if x is not None]
+    given = [x for x in (logp_BL, logp_old_BL, logp_ref_BL, mask_BL, weights_BL) if x is not None]
     chex.assert_shape(given, dims["BL"])
     chex.assert_shape(advantages_B, dims["B"])
 

@@ -16,9 +16,23 @@ from r1jax.models.sharded import is_split
 
 
 def weight(module: nn.Module, config: PolicyConfig, name: str, shape: tuple[int, ...]) -> jax.Array:
-    """A matrix parameter, normally initialised, in the compute dtype."""
+    """A matrix parameter, normally initialised, in the compute dtype.
+
+    Where the variables have scales for it (the collection "scales"), the parameter is in units of them, as of 8-bit
+    integers, and is scaled here, at its use: no more than a layer's matrices are there in full.
+    """
     init = nn.initializers.normal(config.init_scale)
-    return module.param(name, init, shape, jnp.dtype(config.param_dtype)).astype(config.dtype)
+    w = module.param(name, init, shape, jnp.dtype(config.param_dtype)).astype(config.dtype)
+    scales = scales_name(name)
+    if not module.has_variable("scales", scales):
+        return w
+    return w * jnp.broadcast_to(module.get_variable("scales", scales).astype(config.dtype), shape)
+
+
+def scales_name(name: str) -> str:
+    """Of a matrix's scales, one an output channel: the other axes have size 1, and but for E none is split."""
+    stem, letters = name.rsplit("_", 1)
+    return f"{stem}_{''.join(letter if letter == 'E' else 'X' for letter in letters)}"
 
 
 class RMSNorm(nn.Module):

@@ -79,7 +79,7 @@ def _stack(config: PolicyConfig, mixture: bool, layers: int, name: str) -> Any:
     """`layers` blocks scanned over, so that compile time and code do not grow with depth."""
     scanned = nn.scan(
         _block(config),
-        variable_axes={"params": 0, "router": 0},
+        variable_axes={"params": 0, "router": 0, "scales": 0},
         split_rngs={"params": True},
         in_axes=(nn.broadcast, nn.broadcast, 0),
         out_axes=0,

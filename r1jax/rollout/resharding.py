@@ -30,7 +30,7 @@ class Move(NamedTuple):
 
     there: Callable[..., list[jax.Array]]
     back: Callable[..., list[jax.Array]]
-    received: int  # bytes that devices get from others, both ways and over all devices
+    received: tuple[int, int]  # bytes that devices get from others, there and back, over all devices
 
 
 class Placement:
@@ -63,7 +63,15 @@ class Placement:
         del params
         result = use(lent)
         params, back_s = self._timed(self._move.back, lent)
-        return result, params, {"reshard/bytes": float(self._move.received), "time/reshard_s": there_s + back_s}
+        return result, params, {"reshard/bytes": float(sum(self._move.received)), "time/reshard_s": there_s + back_s}
+
+    def give(self, params: PyTree, use: Callable[[PyTree], Result]) -> tuple[Result, dict[str, float]]:
+        """As `lend`, of parameters that nobody wants back."""
+        if not self._moved:
+            return use(params), {}
+        given, there_s = self._timed(self._move.there, params)
+        del params
+        return use(given), {"reshard/bytes": float(self._move.received[0]), "time/reshard_s": there_s}
 
     def _timed(self, move: Callable[..., list[jax.Array]], params: PyTree) -> tuple[PyTree, float]:
         leaves = jax.block_until_ready(jax.tree.leaves(params))
@@ -97,13 +105,13 @@ def received_bytes(shape: tuple[int, ...], itemsize: int, source: NamedSharding,
 
 def _move(leaves: list[jax.ShapeDtypeStruct], wanted: list[NamedSharding]) -> Move:
     kept = [leaf.sharding for leaf in leaves]
-    received = sum(
-        received_bytes(leaf.shape, leaf.dtype.itemsize, *way)
-        for leaf, there in zip(leaves, wanted, strict=True)
-        for way in ((leaf.sharding, there), (there, leaf.sharding))
-    )
-    shapes = [leaf.shape for leaf in leaves]
-    return Move(_resharded(shapes, kept, wanted), _resharded(shapes, wanted, kept), received)
+
+    def received(source: list[NamedSharding], target: list[NamedSharding]) -> int:
+        ways = zip(leaves, source, target, strict=True)
+        return sum(received_bytes(leaf.shape, leaf.dtype.itemsize, *way) for leaf, *way in ways)
+
+    shapes, both = [leaf.shape for leaf in leaves], (received(kept, wanted), received(wanted, kept))
+    return Move(_resharded(shapes, kept, wanted), _resharded(shapes, wanted, kept), both)
 
 
 def _resharded(

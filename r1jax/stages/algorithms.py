@@ -111,6 +111,17 @@ class Algorithm:
         """logp_BL of each part under `params`, on the device; does not wait. Where not needed, None of each."""
         return [self._score(params, part.packed, part.index_BL) if needed else None for part in parts]
 
+    def sampled(self, params: PyTree, drawn: groups.Drawn) -> np.ndarray | None:
+        """logp_BL of what was drawn under the policy that drew it, for one that has moved on to learn from."""
+        part = groups.pack_drawn(self._config, drawn, self._pad_id)
+        return np.asarray(processes.fetch(self._score(params, part.packed, part.index_BL)))
+
+    def _old(self, params: PyTree, batch: groups.Sampled, parts: list[groups.Part], needed: bool) -> list[Array | None]:
+        """logp_BL of each part under the policy that sampled: as it was then, or that of `params`."""
+        if batch.logp_old_BL is None:
+            return self._scores(params, parts, needed)
+        return [batch.logp_old_BL[part.those] for part in parts]
+
     def _walk(
         self, update: Callable[..., Any], state: TrainState, batches: list
     ) -> tuple[TrainState, dict[str, float]]:
@@ -153,7 +164,7 @@ class Grpo(Algorithm):
         # Packing and scoring need no reward: they go on while the graders are at work.
         parts = groups.pack(config, batch, self._pad_id)
         stale, leashed = self.updates > 1, config.grpo.kl_coef > 0
-        old = self._scores(state.params, parts, stale)  # once, before the first update moves the policy
+        old = self._old(state.params, batch, parts, stale)  # once, before the first update moves the policy
         ref = self._scores(self._reference(state), parts, leashed)
         rewards, waited = wait(batch)
         advantages_B = groups.advantages(config, rewards)
@@ -163,7 +174,8 @@ class Grpo(Algorithm):
             for part, *logps in zip(parts, old, ref, strict=True)
         ]
         state, metrics = self._walk(self.update(sampler_BL.shape[1]), state, minibatches)
-        return state, Learnt(metrics, rewards, advantages_B, waited, self._flops(parts, forwards=stale + leashed))
+        forwards = (batch.logp_old_BL is None and stale) + leashed
+        return state, Learnt(metrics, rewards, advantages_B, waited, self._flops(parts, forwards=forwards))
 
 
 class Ppo(Algorithm):
@@ -203,7 +215,7 @@ class Ppo(Algorithm):
         parts = groups.pack(self._config, batch, self._pad_id)
         leashed = self._config.grpo.kl_coef > 0
         stale = self.updates > 1 or leashed  # the KL that is part of the reward is of the policy that sampled
-        old = self._scores(state.params, parts, stale)
+        old = self._old(state.params, batch, parts, stale)
         ref = self._scores(self._reference(state), parts, leashed)
         foreseen = [self._estimate(state.critic.params, part.packed, part.index_BL) for part in parts]
         rewards, waited = wait(batch)
@@ -223,7 +235,8 @@ class Ppo(Algorithm):
         state, metrics = self._walk(self._update(sampler_BL.shape[1]), state, minibatches)
         metrics |= {name: float(x) for name, x in figures.items()}
         advantages_B = advantages_BL.sum(axis=1) / np.maximum(mask_BL.sum(axis=1), 1)
-        flops = self._flops(parts, forwards=stale + leashed + 1, trained=2)
+        forwards = (batch.logp_old_BL is None and stale) + leashed + 1
+        flops = self._flops(parts, forwards=forwards, trained=2)
         return state, Learnt(metrics, rewards, advantages_B, waited, flops)
 
 
@@ -238,6 +251,10 @@ class Raft(Algorithm):
             return after._replace(step=state.step), metrics  # the stage counts its own steps
 
         self._update = self._compiled(update)
+
+    def sampled(self, params: PyTree, drawn: groups.Drawn) -> np.ndarray | None:
+        """None: no ratio is formed."""
+        return None
 
     def learn(self, state: TrainState, batch: groups.Sampled) -> tuple[TrainState, Learnt]:
         """One step's updates, on the samples kept; where a mini-batch keeps none its gradient is 0."""

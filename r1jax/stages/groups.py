@@ -25,6 +25,23 @@ ROLLOUT_SEEDS = 1  # purpose of these seeds, beside evaluation's
 SPREAD = 1e-6  # standard deviation of a group's rewards under which they agree, but for rounding
 
 
+class Asked(NamedTuple):
+    """The prompts of one step."""
+
+    records: Sequence[dict[str, Any]]  # this process's share
+    prompts: list[str]  # P, of all processes
+    prompt_ids: list[list[int]]
+
+
+class Drawn(NamedTuple):
+    """Prompts with their completions, not graded yet."""
+
+    asked: Asked
+    rollouts: Rollouts
+    seconds: float  # of the rollout
+    logp_old_BL: np.ndarray | None = None  # under the policy that sampled, where another may learn from them
+
+
 class Sampled(NamedTuple):
     """A rollout batch whose rewards are being computed."""
 
@@ -33,6 +50,7 @@ class Sampled(NamedTuple):
     rollouts: Rollouts
     grading: Gathering | Settled
     seconds: float  # of the rollout
+    logp_old_BL: np.ndarray | None = None  # under the policy that sampled, where it may not be the one that learns
 
 
 class Settled(NamedTuple):
@@ -52,43 +70,44 @@ class Part(NamedTuple):
     index_BL: Array
 
 
-def sample(
-    config: RlStage,
-    tokenizer: Tokenizer,
-    engine: Engine,
-    rewards: Rewards,
-    params: PyTree,
-    records: Sequence[dict[str, Any]],
-    step: int,
-) -> Sampled:
-    """Prompts and completions of one step; the graders are at work when it returns.
+def ask(config: RlStage, tokenizer: Tokenizer, records: Sequence[dict[str, Any]]) -> Asked:
+    """The prompts of one step.
 
     Args:
       records: this process's share. It grades the completions of these; the others' prompts come from their processes.
     """
-    began = time.perf_counter()
-    samples = config.rollout.samples
     own = [templates.render(config.template, r["question"], tokenizer) for r in records]
     parts = processes.gather([(prompt, encode_prompt(tokenizer, prompt)) for prompt in own])
     prompts, prompt_ids = map(list, zip(*itertools.chain(*parts), strict=True))
+    return Asked(records, prompts, prompt_ids)
+
+
+def draw(config: RlStage, engine: Engine, params: PyTree, asked: Asked, step: int) -> Drawn:
+    """Completions of a step's prompts."""
+    began = time.perf_counter()
     rollouts = engine.generate(
         params,
-        prompt_ids,
-        seeds(config.seed, len(prompts) * samples, ROLLOUT_SEEDS, step),
+        asked.prompt_ids,
+        seeds(config.seed, len(asked.prompts) * config.rollout.samples, ROLLOUT_SEEDS, step),
         temperature=config.rollout.temperature,
         top_k=config.rollout.top_k,
         top_p=config.rollout.top_p,
         max_tokens=config.rollout.limit(step),
     )
-    seconds = time.perf_counter() - began
+    return Drawn(asked, rollouts, time.perf_counter() - began)
+
+
+def grade(config: RlStage, tokenizer: Tokenizer, rewards: Rewards, drawn: Drawn, step: int) -> Sampled:
+    """The completions as text; the graders are at work when it returns."""
+    (records, prompts, prompt_ids), rollouts, samples = drawn.asked, drawn.rollouts, config.rollout.samples
     here = processes.share(len(prompts))
     those = slice(here.start * samples, here.stop * samples)
     ids = [row[:n] for row, n in zip(rollouts.completion_BL[those], rollouts.length_B[those], strict=True)]
     texts = [completion_text(tokenizer, row) for row in ids]
     repeated = columns([r for r in records for _ in range(samples)])
-    asked = [p for p in own for _ in range(samples)]
-    grading = Gathering(rewards.start(asked, texts, repeated, ids, step) if own else None)
-    return Sampled(prompts, prompt_ids, rollouts, grading, seconds)
+    asked = [p for p in prompts[here] for _ in range(samples)]
+    grading = Gathering(rewards.start(asked, texts, repeated, ids, step) if asked else None)
+    return Sampled(prompts, prompt_ids, rollouts, grading, drawn.seconds, drawn.logp_old_BL)
 
 
 def columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -126,6 +145,7 @@ def chosen(config: RlStage, batch: Sampled) -> Sampled:
             *(values_B[those_B] for values_B in batch.rollouts[2:]),
         ),
         grading=Settled(kept),
+        logp_old_BL=None if batch.logp_old_BL is None else batch.logp_old_BL[those_B],
     )
 
 
@@ -138,22 +158,33 @@ def pack(config: RlStage, batch: Sampled, pad_id: int, kept_B: np.ndarray | None
     """The groups split in `grpo.minibatches`, a group never across two; those not kept take no place in the rows."""
     rollouts = batch.rollouts
     length_B = rollouts.length_B if kept_B is None else np.where(kept_B, rollouts.length_B, 0)
-    samples, prompts = config.rollout.samples, config.rollout.prompts // config.grpo.minibatches
-    parts = []
-    for first in range(0, config.rollout.prompts, prompts):
-        those = slice(first * samples, (first + prompts) * samples)
-        completions = [row[:n].tolist() for row, n in zip(rollouts.completion_BL[those], length_B[those], strict=True)]
-        packed, index_BL = pack_groups(
-            batch.prompt_ids[first : first + prompts],
-            completions,
-            row_length=config.batch.row_length,
-            row_multiple=config.batch.rows,
-            length=rollouts.completion_BL.shape[1],
-            pad_id=pad_id,
-        )
-        parts.append(Part(those, packed, index_BL))
+    prompts = config.rollout.prompts // config.grpo.minibatches
+    firsts = range(0, config.rollout.prompts, prompts)
+    parts = [_pack(config, batch.prompt_ids[i : i + prompts], rollouts, length_B, i, pad_id) for i in firsts]
     rows = max(part.packed.tokens_RT.shape[0] for part in parts)
     return [part._replace(packed=pad_rows(part.packed, rows, pad_id)) for part in parts]
+
+
+def pack_drawn(config: RlStage, drawn: Drawn, pad_id: int) -> Part:
+    """All that was drawn, in one part."""
+    return _pack(config, drawn.asked.prompt_ids, drawn.rollouts, drawn.rollouts.length_B, 0, pad_id)
+
+
+def _pack(
+    config: RlStage, prompt_ids: list[list[int]], rollouts: Rollouts, length_B: np.ndarray, first: int, pad_id: int
+) -> Part:
+    """The groups of some prompts, the first of which is the batch's number `first`."""
+    samples = config.rollout.samples
+    those = slice(first * samples, (first + len(prompt_ids)) * samples)
+    packed, index_BL = pack_groups(
+        prompt_ids,
+        [row[:n].tolist() for row, n in zip(rollouts.completion_BL[those], length_B[those], strict=True)],
+        row_length=config.batch.row_length,
+        row_multiple=config.batch.rows,
+        length=rollouts.completion_BL.shape[1],
+        pad_id=pad_id,
+    )
+    return Part(those, packed, index_BL)
 
 
 def advantages(config: RlStage, rewards: RewardBatch) -> np.ndarray:

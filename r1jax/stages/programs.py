@@ -5,6 +5,7 @@ They are the functions that the stages run, jitted where the stages jit them. No
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 from r1jax.config import AnyStage, RlStage, SftStage
 from r1jax.models.policy import abstract_variables
 from r1jax.rollout.engine import Engine, bucket
+from r1jax.rollout.precision import is_rounded, rounded, sampler_policy
 from r1jax.rollout.resharding import decode_mesh
 from r1jax.stages.algorithms import Grpo
 from r1jax.stages.distillation import step_of
@@ -52,7 +54,7 @@ def rl_step(config: RlStage, mesh: Mesh) -> Program:
         index_BL=_shape((sequences, limit), jnp.int32),
         advantages_B=_shape((sequences,), jnp.float32),
         logp_sampler_BL=scores,
-        logp_old_BL=scores if algorithm.updates > 1 else None,
+        logp_old_BL=scores if algorithm.updates > 1 or config.rollout.ahead else None,
         logp_ref_BL=scores if config.grpo.kl_coef else None,
     )
     flops = 3 * forward_flops(config.policy, _full(rows, config.batch.row_length))
@@ -78,8 +80,12 @@ def rollout(config: RlStage, mesh: Mesh) -> Program:
     limit, samples = config.rollout.longest(), config.rollout.samples
     prompt = max(1, config.batch.row_length - limit)
     mesh = decode_mesh(config.rollout.mesh, mesh)
-    engine = Engine(config.policy, mesh, stop_ids=(PAD,), pad_id=PAD)
-    variables = with_shardings(abstract_variables(config.policy), mesh)
+    policy, precision = sampler_policy(config.policy, config.rollout.precision), config.rollout.precision
+    engine = Engine(policy, mesh, stop_ids=(PAD,), pad_id=PAD)
+    variables = abstract_variables(config.policy)
+    if is_rounded(config.policy, precision):
+        variables = jax.eval_shape(functools.partial(rounded, precision=precision), variables)
+    variables = with_shardings(variables, mesh)
     sequences = config.drawn() * samples
     flops = forward_flops(config.policy, _full(sequences, prompt + limit))
     return Program(

@@ -19,15 +19,18 @@ from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import state_shardings
 from r1jax.models.policy import abstract_variables
 from r1jax.rewards.compose import Rewards, load_rewards
+from r1jax.rollout.precision import RoundedPlacement, is_rounded, sampler_policy
 from r1jax.rollout.resharding import Placement, decode_mesh
 from r1jax.stages import graders, groups
 from r1jax.stages.algorithms import make_algorithm
+from r1jax.stages.batches import Batches, Sampler
 from r1jax.stages.evaluate import Evaluator
 from r1jax.stages.inference import check_prompts, check_start, load_params, make_engine
 from r1jax.stages.run import NO_FOLDERS, Run, check_stage
 from r1jax.training.flops import peak_flops
 from r1jax.training.optimizer import schedule
 from r1jax.training.state import check_host_memory
+from r1jax.types import PyTree
 
 
 class Inputs(NamedTuple):
@@ -111,12 +114,14 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
     )  # fmt: skip
     algorithm = make_algorithm(config, mesh, tokenizer.pad_id)
     placement = Placement(algorithm.abstract.params, sampling)
+    sampler = _sampler(config, mesh, tokenizer, Sampler(engine, placement), algorithm.abstract.params)
+    batches = Batches(config, tokenizer, sampler, rewards, loader, algorithm.sampled)
     with jax.set_mesh(mesh):
         state, host = run_.begin(
             tokenizer, algorithm.abstract, lambda: algorithm.start(load_params(init_from, config.policy, mesh))
         )
         if host:
-            loader.set_state(host["loader"])
+            batches.restore(host)
         rate = schedule(config.optimizer, config.steps * algorithm.updates)
         peak, how = peak_flops(), config.evaluation
 
@@ -130,17 +135,14 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
             began = time.perf_counter()
             if config.grpo.reference_refresh and step > 1 and (step - 1) % config.grpo.reference_refresh == 0:
                 state = algorithm.refresh(state)
-            sample = functools.partial(
-                groups.sample, config, tokenizer, engine, rewards, records=next(loader), step=step
-            )
-            batch, params, resharding = placement.lend(state.params, sample)
+            batch, params, sampling_figures = batches.take(step, state.params)
             state = state._replace(params=params)
             batch = groups.chosen(config, batch) if config.dynamic_sampling else batch
             sampled = time.perf_counter()
             state, learnt = algorithm.learn(state, batch)
             seconds = time.perf_counter() - sampled - learnt.waited
-            metrics = learnt.metrics | groups.figures(config, batch, learnt.rewards) | resharding
-            metrics["time/reward_wait_s"] = learnt.waited
+            metrics = learnt.metrics | groups.figures(config, batch, learnt.rewards) | sampling_figures
+            metrics["time/reward_wait_s"] = learnt.waited + sampling_figures.get("time/reward_wait_s", 0.0)
             metrics["time/update_s"] = seconds
             metrics["update/tokens_per_s"] = float(batch.rollouts.length_B.sum()) / seconds
             metrics["update/mfu"] = learnt.flops / seconds / peak
@@ -150,9 +152,19 @@ def _train(config: RlStage, run_: Run, folders: Mapping[str, str]) -> None:
                 step, metrics, groups.sample_rows(config, tokenizer, batch, learnt.rewards, learnt.advantages_B, step)
             )
             run_.evaluate(step, lambda: evaluate(samples=how.every_samples, limit=how.every_limit, progress=False))
-            run_.save(step, state, {"loader": loader.state()})
+            run_.save(step, state, batches.state(step))
         final = evaluate(samples=how.samples, limit=how.limit, progress=True, record=run_.problems)
         run_.finish(final)
+
+
+def _sampler(config: RlStage, mesh: Mesh, tokenizer: Tokenizer, own: Sampler, abstract: PyTree) -> Sampler:
+    """The policy's own sampler, or that of a rounded copy."""
+    precision = config.rollout.precision
+    if not is_rounded(config.policy, precision):
+        return own
+    policy = sampler_policy(config.policy, precision)
+    engine = make_engine(policy, own.placement.mesh, tokenizer, config.template)
+    return Sampler(engine, RoundedPlacement(abstract, mesh, own.placement.mesh, precision))
 
 
 def _check_rewards(config: RlStage, sources: list[Source], rewards: Rewards) -> list[str]:

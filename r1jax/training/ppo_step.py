@@ -21,6 +21,7 @@ from r1jax.training.step import (
     PolicyBatch,
     accumulate,
     apply_gradients,
+    corrections,
     look_up,
     micro_batches,
     of_micro_batch,
@@ -93,10 +94,11 @@ def ppo_step(
     whole = normalizer(batch.policy.index_BL >= 0)
 
     def objective(logp_BL: jax.Array, here_BL: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return ppo_loss(
+        weights_BL, figures = corrections(grpo, batch.policy, logp_BL, here_BL, whole)
+        loss, metrics = ppo_loss(
             logp_BL,
             batch.policy.logp_old_BL,
-            batch.advantages_BL,
+            batch.advantages_BL if weights_BL is None else batch.advantages_BL * weights_BL,
             here_BL,
             clip_low=grpo.clip_low,
             clip_high=grpo.clip_high,
@@ -104,6 +106,7 @@ def ppo_step(
             max_length=max_length,
             normalizer=whole,
         )
+        return loss, metrics | figures
 
     state, metrics = update_policy(config, batch_config, router, temperature, optimizer, objective, state, batch.policy)
     critic, value_metrics = update_critic(config, batch_config, router, ppo, critic_optimizer, state, batch)

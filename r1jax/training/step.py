@@ -15,7 +15,7 @@ import optax
 
 from r1jax.config import BatchConfig, GrpoConfig, PolicyConfig, RouterConfig
 from r1jax.losses.logprobs import token_logprobs
-from r1jax.losses.policy_gradient import grpo_loss, normalizer
+from r1jax.losses.policy_gradient import Normalizer, grpo_loss, normalizer, sampler_weights
 from r1jax.losses.supervised import cross_entropy
 from r1jax.models.policy import Aux, follows, forward, forward_multi_token, head
 from r1jax.training.optimizer import apply_updates
@@ -159,9 +159,11 @@ def rl_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One GRPO update over one mini-batch. The stage counts its own steps; this leaves `state.step` alone."""
     whole = normalizer(batch.index_BL >= 0)
+    given = PolicyBatch(batch.packed, batch.index_BL, batch.logp_sampler_BL, batch.logp_old_BL)
 
     def objective(logp_BL: jax.Array, here_BL: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return grpo_loss(
+        weights_BL, figures = corrections(grpo, given, logp_BL, here_BL, whole)
+        loss, metrics = grpo_loss(
             logp_BL,
             batch.logp_old_BL,
             batch.logp_ref_BL,
@@ -175,10 +177,21 @@ def rl_step(
             importance=grpo.importance,
             max_length=max_length,
             normalizer=whole,
+            weights_BL=weights_BL,
         )
+        return loss, metrics | figures
 
-    given = PolicyBatch(batch.packed, batch.index_BL, batch.logp_sampler_BL, batch.logp_old_BL)
     return update_policy(config, batch_config, router, temperature, optimizer, objective, state, given)
+
+
+def corrections(
+    grpo: GrpoConfig, batch: PolicyBatch, logp_BL: jax.Array, here_BL: jax.Array, whole: Normalizer
+) -> tuple[jax.Array | None, dict[str, jax.Array]]:
+    """(weights_BL of the policy term, their figures), where `grpo.sampler_cap` asks for them."""
+    if not grpo.sampler_cap:
+        return None, {}
+    old_BL = logp_BL if batch.logp_old_BL is None else batch.logp_old_BL
+    return sampler_weights(old_BL, batch.logp_sampler_BL, here_BL, cap=grpo.sampler_cap, normalizer=whole)
 
 
 def update_policy(
