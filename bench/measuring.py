@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
+from r1jax.training.compiles import Compiles as Compiles  # for all that measure here
 
 
 class Repeat(NamedTuple):
@@ -41,19 +41,6 @@ def _jiffies() -> tuple[float, float]:
     with open("/proc/stat", encoding="ascii") as file:
         user, nice, system, _, _, irq, softirq, steal = map(float, file.readline().split()[1:9])
     return user + nice + system + irq + softirq + steal, time.process_time()
-
-
-class Compiles:
-    """Counts the programs that XLA compiles, and their seconds, from when it is made."""
-
-    def __init__(self) -> None:
-        self.count, self.seconds = 0, 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
-
-    def _hear(self, event: str, seconds: float, **_: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            self.count += 1
-            self.seconds += seconds
 
 
 def repeated(once: Callable[[int], Any], warmup: int, repeats: int) -> tuple[list[Repeat], list[Any], Load]:

@@ -77,8 +77,8 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def untimed(row: dict[str, Any]) -> dict[str, Any]:
-    """A line of metrics without what depends on the clock."""
-    clocked = ("time/", "rollout/tokens_per_s", "update/tokens_per_s", "update/mfu")
+    """A line of metrics without what depends on the clock, or on what was compiled before."""
+    clocked = ("time/", "compile/", "rollout/tokens_per_s", "update/tokens_per_s", "update/mfu")
     return {key: value for key, value in row.items() if not key.startswith(clocked)}
 
 

@@ -43,6 +43,14 @@ def test_sampler_and_trainer_agree_and_no_token_is_dropped(metrics):
     assert all(row["moe/dropped"] == 0 for row in metrics)
 
 
+def test_a_step_like_earlier_ones_compiles_nothing(metrics):
+    """The first two are without a refreshed reference, which the third has; an evaluation follows the second."""
+    count = [row["compile/count"] for row in metrics]
+    assert 0 < count[0] == count[1] <= count[2] == count[3]
+    assert all(0 <= row["compile/cached"] <= row["compile/count"] for row in metrics)
+    assert metrics[0]["time/start_s"] > 0 and not any("time/start_s" in row for row in metrics[1:])
+
+
 def test_the_ratio_leaves_one_and_clipping_acts(metrics):
     assert all(row["policy/ratio_mean"] != 1.0 for row in metrics)
     assert max(row["policy/clip_fraction"] for row in metrics) > 0

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,7 @@ from r1jax.stages import workdir as folder
 from r1jax.stages.evaluate import load_tasks
 from r1jax.stages.tables import table
 from r1jax.training.checkpoint import Checkpoints
+from r1jax.training.compiles import Compiles
 from r1jax.training.metrics import RunLog, append_jsonl, progress, show, truncate_jsonl
 from r1jax.types import PyTree
 
@@ -110,6 +112,8 @@ class Run:
         self._closing = contextlib.ExitStack()
         self._done = 0
         self._log: RunLog | None = None  # of the first process
+        self._began, self._started_s = time.perf_counter(), 0.0
+        self._compiles = self.enter(Compiles())
         self._resumes, self.result = folder.state(workdir, config)
         if self.result is not None:
             self.say(f"{self._name}: finished already; its result stands in {workdir}")
@@ -175,6 +179,9 @@ class Run:
         Raises:
           FloatingPointError: names the step and the figure.
         """
+        metrics = {**metrics, **self._compiles.figures()}
+        if not self._started_s:
+            self._started_s = metrics["time/start_s"] = time.perf_counter() - self._began
         if self._log:
             self._log.write(step, metrics)
             self._log.samples(step, samples)
@@ -216,11 +223,18 @@ class Run:
         self._record(self._config.steps, result)
         folder.write_result(self.workdir, result)
         self.result = result
-        self.say("\n" + table({self._name: result}))
+        self.say("\n" + table({self._name: result}) + "\n" + self._start_up())
 
     def result_or_fail(self) -> dict[str, Any]:
         assert self.result is not None, "a stage that ended has a result"
         return self.result
+
+    def _start_up(self) -> str:
+        made = self._compiles
+        return (
+            f"{self._name}: first step after {self._started_s:.1f} s; {made.count} programs in {made.seconds:.1f} s, "
+            f"{made.cached} of them from the cache"
+        )
 
     def _record(self, step: int, result: dict[str, dict[str, Any]]) -> None:
         if processes.is_first():
