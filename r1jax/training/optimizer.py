@@ -35,7 +35,8 @@ def schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
         after = optax.cosine_decay_schedule(config.lr, max(1, updates - config.warmup_steps), config.final_scale)
     warmup = optax.linear_schedule(0.0, config.lr, max(1, config.warmup_steps))
     # An update's rate is read before its count is raised: shift by one, so that the first update already moves.
-    return lambda count: optax.join_schedules([warmup, after], [config.warmup_steps])(count + 1)
+    # Jitted, for asked outside of an update it would be a dozen programs, of an operation each.
+    return jax.jit(lambda count: optax.join_schedules([warmup, after], [config.warmup_steps])(count + 1))
 
 
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
