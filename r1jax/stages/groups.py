@@ -110,6 +110,20 @@ def grade(config: RlStage, tokenizer: Tokenizer, rewards: Rewards, drawn: Drawn,
     return Sampled(prompts, prompt_ids, rollouts, grading, drawn.seconds, drawn.logp_old_BL)
 
 
+def sample(
+    config: RlStage,
+    tokenizer: Tokenizer,
+    engine: Engine,
+    rewards: Rewards,
+    params: PyTree,
+    records: Sequence[dict[str, Any]],
+    step: int,
+) -> Sampled:
+    """`ask`, `draw` and `grade`: a step's prompts and completions, their graders at work."""
+    drawn = draw(config, engine, params, ask(config, tokenizer, records), step)
+    return grade(config, tokenizer, rewards, drawn, step)
+
+
 def columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """The records' fields, a value for each record; None where one lacks a field."""
     keys = dict.fromkeys(key for record in records for key in record)
