@@ -26,6 +26,7 @@ from r1jax.training.step import (
     micro_batches,
     of_micro_batch,
     segment_count,
+    skipping,
     update_policy,
 )
 from r1jax.types import Array, Packed, PyTree
@@ -48,7 +49,8 @@ def new_critic(config: PolicyConfig, policy: PyTree, optimizer: optax.GradientTr
 
 def estimate(config: PolicyConfig, batch: BatchConfig, params: PyTree, packed: Packed, index_BL: Array) -> jax.Array:
     """values_BL: what the critic foresees before each sampled token, no gradient; 0 where there is no token."""
-    values_MrT = jax.lax.map(lambda rows: values(config, params, rows)[0], micro_batches(packed, batch.micro_rows))
+    of_rows = skipping(lambda rows: values(config, params, rows)[0])
+    values_MrT = jax.lax.map(of_rows, micro_batches(packed, batch.micro_rows))
     return look_up(values_MrT.reshape(-1), index_BL)
 
 

@@ -82,7 +82,7 @@ def score(
             temperature=temperature, chunk=batch.logit_chunk, with_entropy=False,
         )[0]  # fmt: skip
 
-    logp_MrT = jax.lax.map(of_rows, micro_batches(packed, batch.micro_rows))
+    logp_MrT = jax.lax.map(skipping(of_rows), micro_batches(packed, batch.micro_rows))
     return look_up(logp_MrT.reshape(-1), index_BL)
 
 
@@ -132,7 +132,7 @@ def sft_step(
 
     grads, metrics, aux = accumulate(loss, state.params, micro_batches(packed, batch_config.micro_rows))
     state, metrics = apply_gradients(state, grads, metrics, aux, router, optimizer)
-    metrics["update/padding"] = jnp.mean(packed.segment_RT == 0)
+    metrics["update/padding"] = padding(packed, batch_config.micro_rows)
     return state._replace(step=state.step + 1), metrics
 
 
@@ -224,7 +224,7 @@ def update_policy(
 
     grads, metrics, aux = accumulate(loss, state.params, micro_batches(batch.packed, batch_config.micro_rows))
     state, metrics = apply_gradients(state, grads, metrics, aux, router, optimizer)
-    metrics["update/padding"] = jnp.mean(batch.packed.segment_RT == 0)
+    metrics["update/padding"] = padding(batch.packed, batch_config.micro_rows)
     return state, metrics
 
 
@@ -252,6 +252,27 @@ def micro_batches(packed: Packed, micro_rows: int) -> Packed:
     return jax.tree.map(lambda x: x.reshape(-1, micro_rows, *x.shape[1:]), packed)
 
 
+def skipping(of_rows: Callable[..., Any]) -> Callable[..., Any]:
+    """`of_rows(rows, ...)`, and zeros for rows that hold nothing: their cost is saved, at run time.
+
+    So batches of any size are served by one program, as large as the largest.
+    """
+
+    def of(rows: Packed, *more: Any) -> Any:
+        out = jax.eval_shape(of_rows, rows, *more)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out)
+        return jax.lax.cond(jnp.any(rows.segment_RT > 0), of_rows, lambda *_: zeros, rows, *more)
+
+    return of
+
+
+def padding(packed: Packed, micro_rows: int) -> jax.Array:
+    """The share of places without a token, in those micro-batches that hold any."""
+    real_MrT = packed.segment_RT.reshape(-1, micro_rows, packed.segment_RT.shape[1]) > 0
+    computed = jnp.sum(jnp.any(real_MrT, axis=(1, 2)))
+    return 1.0 - jnp.sum(real_MrT) / jnp.maximum(computed * real_MrT[0].size, 1)
+
+
 def accumulate(loss: Any, params: PyTree, micro: Packed) -> tuple[PyTree, dict[str, jax.Array], Aux]:
     """Sums gradients, metrics and router loads over micro-batches of `loss(params, rows, i) -> (_, (metrics, aux))`.
 
@@ -271,7 +292,7 @@ def accumulate(loss: Any, params: PyTree, micro: Packed) -> tuple[PyTree, dict[s
         return one(jax.tree.map(lambda x: x[0], micro), jnp.int32(0))
 
     def add(total, item):
-        return jax.tree.map(jnp.add, total, one(*item)), None
+        return jax.tree.map(jnp.add, total, skipping(one)(*item)), None
 
     first = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro), jnp.int32(0))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
