@@ -52,7 +52,15 @@ def collect() -> ConfigDict:
             limit=1600,
             shards=8,
             rollout=dict(
-                prompts=50, samples=4, temperature=1.0, top_k=0, top_p=1.0, max_tokens=48, ahead=0, precision="policy"
+                prompts=50,
+                samples=4,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                max_tokens=48,
+                ahead=0,
+                precision="policy",
+                slots=0,
             ),
             rewards=rewards(),
             grading=zero.grading,

@@ -115,7 +115,15 @@ def zero() -> ConfigDict:
                 source_dir="",
             ),
             rollout=dict(
-                prompts=16, samples=16, temperature=1.0, top_k=0, top_p=1.0, max_tokens=48, ahead=0, precision="policy"
+                prompts=16,
+                samples=16,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                max_tokens=48,
+                ahead=0,
+                precision="policy",
+                slots=0,
             ),
             rewards={
                 "accuracy": {"fn": "r1jax.rewards.answers:accuracy", "weight": 1.0, "kwargs": {}},

@@ -28,13 +28,13 @@ def test_a_folder_from_before_the_keys_opens_as_what_it_was():
     now = stage()
     assert old(to_dict(now)) == as_before(to_dict(now)) != to_dict(now)
     assert checkpoint_config(old(to_dict(now))) == now
-    given = stage(ahead=1, precision="int8")
+    given = stage(ahead=1, precision="int8", slots=16)
     assert checkpoint_config(to_dict(given)) == given
     assert as_before(to_dict(given))["rollout"] == to_dict(given)["rollout"]
 
 
 def test_a_config_must_name_them():
-    with pytest.raises(ValueError, match=r"config\.rollout lacks ahead, precision; every key must be given"):
+    with pytest.raises(ValueError, match=r"config\.rollout lacks ahead, precision, slots; every key must be given"):
         stage_config(old(to_dict(stage())))
 
 
@@ -45,5 +45,5 @@ def test_a_sweeps_run_keeps_its_name():
     before["rollout"].pop("mesh")
     before["optimizer"].pop("precision")
     assert sweep._key(now) == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:12]
-    others = [stage(ahead=1), stage(precision="bfloat16"), stage()]
-    assert len({sweep._key(each) for each in others} | {sweep._key(now)}) == 4
+    others = [stage(ahead=1), stage(precision="bfloat16"), stage(slots=16), stage()]
+    assert len({sweep._key(each) for each in others} | {sweep._key(now)}) == 5

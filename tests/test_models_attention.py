@@ -71,24 +71,27 @@ def test_no_mask_is_made_where_attention_goes_block_by_block():
 
 @pytest.mark.parametrize("heads, kv_heads", [(3, 1), (4, 2), (3, 3)])
 def test_attend_cached_equals_attention_over_the_whole_sequence(heads, kv_heads):
-    """2 prompts of 3 and 5 tokens, 2 samples each with 2 tokens of their own; garbage lies in the unused slots."""
-    prompt_length, own = [3, 5], 2
-    kv = {name: [draw(8, kv_heads, 4, seed=10 * n + b) for b in range(4)] for n, name in enumerate("kv")}
+    """2 prompts of 3 and 5 tokens, 2 samples each with 2, 0, 4 and 1 tokens of their own; slot 1 was written last, and
+    slot 3 stands before slot 0. Garbage lies in the unused slots.
+    """
+    prompt_length, own_length, newest = [3, 5], [2, 0, 4, 1], 1
+    kv = {name: [draw(10, kv_heads, 4, seed=10 * n + b) for b in range(4)] for n, name in enumerate("kv")}
     q_BHC, want = draw(4, heads, 4, seed=30), []
     caches = {name: (np.full((2, kv_heads, 6, 4), 1e3), np.full((4, kv_heads, 4, 4), 1e3)) for name in "kv"}
     new = {name: np.empty((4, kv_heads, 4), np.float32) for name in "kv"}
-    for b in range(4):
+    for b, own in enumerate(own_length):
         length = prompt_length[b // 2]
+        slots = (newest + 1 - own + np.arange(own)) % 4
         whole = {}
         for name in "kv":
             shared, mine = kv[name][b // 2 * 2][:length], kv[name][b][length : length + own + 1]
-            by_head = [x.swapaxes(0, 1) for x in (shared, mine[:own])]
-            caches[name][0][b // 2, :, :length], caches[name][1][b, :, :own] = by_head
+            caches[name][0][b // 2, :, :length] = shared.swapaxes(0, 1)
+            caches[name][1][b][:, slots] = mine[:own].swapaxes(0, 1)
             new[name][b] = mine[own]
             whole[name] = np.concatenate([shared, mine])[None]
         see_all = np.ones((1, 1, length + own + 1), bool)
         want.append(plain(q_BHC[b][None, None], whole["k"], whole["v"], see_all)[0, 0])
     prompt, mine = (KeyValue(*(np.float32(caches[name][i]) for name in "kv")) for i in (0, 1))
-    where = DecodeStep(np.repeat(np.int32(prompt_length), 2) + own, np.int32(prompt_length), np.int32(own))
+    where = DecodeStep(np.int32(np.repeat(prompt_length, 2) + own_length), np.int32(prompt_length), np.int32(newest))
     got = tiny.jit(attend_cached)(q_BHC, prompt, mine, KeyValue(new["k"], new["v"]), where)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

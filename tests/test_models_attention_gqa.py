@@ -50,7 +50,7 @@ def test_attention_to_caches_equals_attention_over_rows(config):
     more = functools.partial(np.pad, constant_values=1e3)
     prompt = KeyValue(*(more(x[:1, :, :5], ((0, 0), (0, 0), (0, 1), (0, 0))) for x in kept))
     own = KeyValue(*(more(x[:, :, 5:7], ((0, 0), (0, 0), (0, 2), (0, 0))) for x in kept))
-    where = DecodeStep(np.full(2, 7, np.int32), np.int32([5]), np.int32(2))
+    where = DecodeStep(np.full(2, 7, np.int32), np.int32([5]), np.int32(1))
     got, newest = apply(params, np.stack([s[-1] for s in samples]), where, LayerCache(prompt, own))
     np.testing.assert_allclose(got, want[:, -1], rtol=1e-5, atol=1e-5)
     for new, whole in zip(newest, kept, strict=True):

@@ -68,7 +68,7 @@ def test_absorbed_attention_equals_expanded(config):
         prompt_PSW[b // 2, :length], own_BSW[b, :own] = latent[0, :length], latent[0, length : length + own]
 
     position = np.repeat(np.int32(prompt_length), 2) + own
-    where = DecodeStep(position, np.int32(prompt_length), np.int32(own))
+    where = DecodeStep(position, np.int32(prompt_length), np.int32(own - 1))
     last_BD = np.stack([sample[-1] for sample in samples])
     got, latent_BW = apply(params, last_BD, where, LayerCache(prompt_PSW, own_BSW))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

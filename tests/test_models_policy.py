@@ -147,7 +147,7 @@ def logits_by_decode(config, weights, prompt_PL, length_P, sample_BL, *, is_apar
         kept, own = ([jax.tree.map(lambda x: x[i], y) for y in ys for i in range(_layers(y))] for ys in (kept, own))  # noqa: B023
     hidden = [jnp.repeat(hidden_PD, group, axis=0)]
     for t in range(sample_BL.shape[1]):
-        where = DecodeStep(jnp.repeat(length_P, group) + t, length_P, jnp.int32(t))
+        where = DecodeStep(jnp.repeat(length_P, group) + t, length_P, jnp.int32(t - 1))
         caches = [LayerCache(*pair) for pair in zip(kept, own, strict=True)]
         hidden_BD, new = model.apply(weights, sample_BL[:, t], where, caches, layers, method="decode")
         own = jax.tree.map(lambda x, token: x.at[..., t, :].set(token), own, new)  # noqa: B023

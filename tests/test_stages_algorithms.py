@@ -103,7 +103,15 @@ def test_what_raft_keeps_by_hand(keep, least, want):
 
 def test_a_limit_of_tokens_by_step():
     steady = RolloutConfig(
-        prompts=1, samples=1, temperature=1.0, top_k=0, top_p=1.0, max_tokens=8, ahead=0, precision="policy"
+        prompts=1,
+        samples=1,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_tokens=8,
+        ahead=0,
+        precision="policy",
+        slots=0,
     )
     assert [steady.limit(step) for step in (1, 10**6)] == [8, 8] and steady.longest() == 8
     rising = dataclasses.replace(steady, longer=[LongerConfig(5, 16), LongerConfig(9, 64)])

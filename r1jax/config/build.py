@@ -16,7 +16,7 @@ from r1jax.config.stages import CONVERTED, STAGES, AnyStage, ConvertedStage
 
 # Of sections of a stage, keys that came later, with what configs without them meant.
 LATER: dict[str, dict[str, Any]] = {
-    "rollout": {"ahead": 0, "precision": "policy"},
+    "rollout": {"ahead": 0, "precision": "policy", "slots": 0},
     "grpo": {"sampler_cap": 0.0},
 }
 

@@ -116,13 +116,16 @@ class RolloutConfig:
     max_tokens: int  # of a completion, from the first step on
     ahead: int  # steps that a batch is sampled before it is learnt from: 0, or 1, while the batch before it is graded
     precision: str  # of the sampler: policy (the policy's own) | bfloat16 | int8 (weights; the cache bfloat16)
+    slots: (
+        int  # sequences decoded at once, the others as these end; a multiple of what the mesh splits them over; 0: all
+    )
     longer: list[LongerConfig] = dataclasses.field(default_factory=list)  # in order; none: the limit stays
     mesh: MeshConfig | None = None  # of the same devices, while tokens are sampled; without it, the stage's
 
     def __post_init__(self):
         at_least(1, "rollout", self, "prompts", "samples", "max_tokens", why="an empty batch trains nothing")
         sampling("rollout", self.temperature, self.top_p)
-        at_least(0, "rollout", self, "top_k")
+        at_least(0, "rollout", self, "top_k", "slots")
         one_of("rollout.ahead", self.ahead, (0, 1))
         one_of("rollout.precision", self.precision, ("policy", "bfloat16", "int8"))
         if self.temperature == 0:

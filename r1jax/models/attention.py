@@ -33,7 +33,7 @@ class DecodeStep(NamedTuple):
 
     position_B: Array
     prompt_length_P: Array
-    generated: jax.Array  # int32 scalar: slots of the sequences' own cache that are filled
+    newest: Array  # int32 scalar: the slot of the sequences' own caches that was written last; a cache is a ring
 
 
 class LayerCache(NamedTuple):
@@ -124,7 +124,8 @@ attend_dense.defvjp(_dense_fwd, _dense_bwd)
 def attend_cached(q_BHC: jax.Array, prompt: KeyValue, own: KeyValue, new: KeyValue, where: DecodeStep) -> jax.Array:
     """Attention of one new token a sequence to its prompt, to what it sampled before, and to itself: [B, H, C].
 
-    The G samples of a prompt read its keys and values where they lie, once for all.
+    The G samples of a prompt read its keys and values where they lie, once for all. A sequence's own tokens stand in
+    the slots up to the newest, and before the first slot goes on at the last; their order does not matter.
 
     Args:
       q_BHC: scaled queries.
@@ -147,7 +148,10 @@ def attend_cached(q_BHC: jax.Array, prompt: KeyValue, own: KeyValue, new: KeyVal
     in_prompt_PS = jnp.arange(prompt_slots)[None] < where.prompt_length_P[:, None]
     on_prompt = by_sequence(jnp.where(in_prompt_PS[:, None, None], on_prompt, MASKED))
     on_own = jnp.einsum("bkhc,bksc->bkhs", q_BKHC, own.k, preferred_element_type=jnp.float32)
-    on_own = jnp.where(jnp.arange(own_slots)[None, None, None] < where.generated, on_own, MASKED)
+    age_S = where.newest - jnp.arange(own_slots)
+    age_S = jnp.where(age_S < 0, age_S + own_slots, age_S)
+    own_B = where.position_B - jnp.repeat(where.prompt_length_P, group)  # tokens in each sequence's own cache
+    on_own = jnp.where((age_S[None] < own_B[:, None])[:, None, None], on_own, MASKED)
     on_new = jnp.einsum("bkhc,bkc->bkh", q_BKHC, new.k, preferred_element_type=jnp.float32)[..., None]
 
     score = jnp.concatenate([on_prompt, on_own, on_new], axis=-1)

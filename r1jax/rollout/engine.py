@@ -1,15 +1,18 @@
-"""The rollout engine: each prompt is read once, its cache shared by its samples, and all sequences decode together.
+"""The rollout engine: prompts are read, sequences decode together, and slots of those that end are filled again.
 
 Prompts are padded to a bucket of tokens and the batch to what the mesh divides, so that a run compiles a handful of
-programs. Decoding is cut where its shapes change: the cache of sampled tokens doubles when it is full, and the batch
-is halved when half of its sequences have stopped. Neither changes what a sequence samples.
+programs. Where there is a slot for every sequence, the samples of a prompt share its cache; where there are more
+sequences than slots, each slot has a prompt's cache of its own, and when an eighth of the slots are free, sequences
+that wait take them over. Decoding is cut where its shapes change: the cache of sampled tokens doubles when it is full,
+and the batch is halved when none waits and half of its sequences have ended. None of it changes what a sequence
+samples.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,12 +21,24 @@ from jax.sharding import Mesh
 from r1jax import processes
 from r1jax.config import PolicyConfig
 from r1jax.mesh import activation_sharding, batch_multiple, replicated
-from r1jax.rollout.decoding import Sampling, advance, begin, grow, keep, rollout, step
+from r1jax.rollout.decoding import Decoding, Prompts, Sampling, advance, going, grow, step
+from r1jax.rollout.filling import Read, begin, keep, read, refill, rollout, vacant
+from r1jax.rollout.slots import FREE, Queue, Slots
 from r1jax.types import PyTree, Rollouts
 
 SMALLEST_BUCKET = 32  # tokens of a prompt
 SMALLEST_CACHE = 64  # sampled tokens that a sequence has slots for at first
 SMALLEST_BATCH = 16  # sequences; below twice as many a batch is not halved
+STEPS = 256  # after which decoding returns to the host, at the latest
+FREE_SHARE = 8  # slots are filled again when one in so many is free
+
+
+class Batch(NamedTuple):
+    """What is being decoded."""
+
+    prompts: Prompts
+    state: Decoding
+    slots: Slots
 
 
 class Engine:
@@ -40,7 +55,10 @@ class Engine:
             functools.partial(rollout, config), static_argnums=(6, 7), in_shardings=inputs, out_shardings=by_sequence
         )
         self._begin = jax.jit(functools.partial(begin, config), static_argnums=(6, 7, 8, 9), in_shardings=inputs)
-        self._advance = jax.jit(functools.partial(advance, config), static_argnums=(4, 5), donate_argnums=2)
+        self._read = jax.jit(functools.partial(read, config), static_argnums=3, in_shardings=(None, *inputs[1:3]))
+        self._vacant = jax.jit(functools.partial(vacant, config), static_argnums=(4, 5, 6, 7))
+        self._refill = jax.jit(functools.partial(refill, config), static_argnums=(5, 6, 7), donate_argnums=(1, 2))
+        self._advance = jax.jit(functools.partial(advance, config), static_argnums=(4, 5, 6), donate_argnums=2)
         self._grow = jax.jit(grow, static_argnums=(1, 2))
         self._keep = jax.jit(keep, static_argnums=3)
         self._step = jax.jit(functools.partial(step, config), static_argnums=(3, 4), donate_argnums=2)
@@ -57,6 +75,7 @@ class Engine:
         top_k: int,
         top_p: float,
         max_tokens: int,
+        slots: int = 0,
     ) -> Rollouts:
         """Samples `len(seed_B) // len(prompts)` completions of each prompt.
 
@@ -64,47 +83,95 @@ class Engine:
           variables: the policy's, on the mesh. Where that spans several processes, each gives the same arguments.
           prompts: token ids; at least one each.
           seed_B: uint32, one a sequence, in prompt order.
+          slots: sequences decoded at once; 0 is all. What a sequence samples does not depend on it.
 
         Raises:
-          ValueError: an empty batch or prompt, or a prompt that leaves no room for `max_tokens` in the context.
+          ValueError: an empty batch or prompt, a prompt that leaves no room for `max_tokens` in the context, or slots
+            that the mesh does not divide.
         """
         sampling = Sampling(temperature, top_k, top_p, max_tokens)
+        self._check(prompts, seed_B, sampling)
+        check_slots(slots, self._mesh)
+        few = 0 < slots < len(seed_B)
+        with jax.set_mesh(self._mesh):
+            start = functools.partial(self._some, slots) if few else self._all
+            done = self._decode(variables, *start(variables, prompts, seed_B, sampling), sampling=_program(sampling))
+        prompt_PL, length_P = self._padded(prompts, range(len(prompts)))
+        return Rollouts(prompt_PL, length_P, *(x[: len(seed_B)] for x in done))
+
+    def _all(self, variables: PyTree, prompts: Sequence, seed_B: np.ndarray, sampling: Sampling) -> tuple[Batch, None]:
+        """All sequences at once."""
         arrays = self._arrays(prompts, seed_B, sampling)
         placed = map(processes.place, self._places, arrays)
-        with jax.set_mesh(self._mesh):
-            out = self._decode(variables, *placed, sampling=_program(sampling))
-        tokens, logp, length, finished = (x[: len(seed_B)] for x in out)
-        copies = readings(len(prompts), len(seed_B) // len(prompts), batch_multiple(self._mesh))
-        prompt_PL, length_P = (x[: len(prompts) * copies : copies] for x in arrays[:2])
-        return Rollouts(prompt_PL, length_P, tokens, length, logp, finished)
+        cache, count = min(SMALLEST_CACHE, sampling.max_tokens), arrays[2].shape[0]
+        read, state = self._begin(variables, *placed, _program(sampling), self._pad_id, cache, self._with_layers)
+        return Batch(read, state, Slots(np.arange(count), count, sampling.max_tokens, self._pad_id)), None
 
-    def _decode(self, variables: PyTree, *placed: Any, sampling: Sampling) -> list[np.ndarray]:
-        """[tokens_BL, logp_BL, length_B, finished_B]: `rollout`, cut where its shapes change."""
-        slots, rows = min(SMALLEST_CACHE, sampling.max_tokens), np.arange(placed[2].shape[0])
-        prompts, state = self._begin(variables, *placed, sampling, self._pad_id, slots, self._with_layers)
-        out: list[np.ndarray] = []
+    def _some(
+        self, slots: int, variables: PyTree, prompts: Sequence, seed_N: np.ndarray, sampling: Sampling
+    ) -> tuple[Batch, Queue]:
+        """No sequence yet in any of `slots`, and all in the queue."""
+        group, ways = len(seed_N) // len(prompts), batch_multiple(self._mesh)
+        some = -(-max(1, slots // group) // ways) * ways
+        arrays = [self._padded(prompts, range(i, i + some)) for i in range(0, len(prompts), some)]
+
+        def read(part: int) -> Read:
+            return self._read(variables, *map(processes.place, self._places, arrays[part]), self._with_layers)
+
+        queue = Queue(read, some, group, np.asarray(seed_N, np.uint32))
+        given = (self._stop_ids, np.float32(sampling.temperature))
+        cache = min(SMALLEST_CACHE, sampling.max_tokens)
+        room, state = self._vacant(variables, queue.source, *given, slots, self._pad_id, cache, self._with_layers)
+        free = Slots(np.full(slots, FREE), len(seed_N), sampling.max_tokens, self._pad_id)
+        return Batch(room, state, free), queue
+
+    def _decode(
+        self, variables: PyTree, batch: Batch, queue: Queue | None, *, sampling: Sampling
+    ) -> tuple[np.ndarray, ...]:
+        """(tokens_NL, length_N, logp_NL, stopped_N): `rollout`, cut where its shapes change, and slots filled again."""
+        steps, cache = min(sampling.max_tokens - 1, STEPS), min(SMALLEST_CACHE, sampling.max_tokens)
         while True:
-            enough = self._halved(len(rows))
-            state = self._advance(variables, prompts, state, np.int32(enough), sampling, self._pad_id)
-            generated, done_B = processes.fetch((state.generated, state.done_B))
-            ended = generated >= sampling.max_tokens or done_B.all()
-            live = np.flatnonzero(~done_B)
-            halve = not ended and enough and len(live) <= enough
-            if ended or halve:
-                found = processes.fetch((state.tokens_BL, state.logp_BL, state.length_B, state.done_B))
-                out = out or [np.empty_like(x) for x in found]
-                for whole, part in zip(out, found, strict=True):
-                    whole[rows] = part
-            if ended:
-                return out
-            if halve:
-                row_B = np.concatenate([live, np.flatnonzero(done_B)])[:enough].astype(np.int32)
-                rows, layers = rows[row_B], prompts.layers  # these stay where they are
-                prompts, state = self._keep(prompts._replace(layers=None), state, row_B, self._with_layers)
-                prompts = prompts._replace(layers=layers)
-            if generated > slots:
-                slots = min(2 * slots, sampling.max_tokens)
-                state = self._grow(state, slots, self._with_layers)
+            if queue:
+                batch = self._filled(variables, batch, queue, sampling)
+            prompts, state, slots = batch
+            size = len(slots.sequence_B)
+            enough = size - _turn(size) if queue else self._halved(size)
+            state, *sampled = self._advance(variables, prompts, state, np.int32(enough), sampling, self._pad_id, steps)
+            slots.note(*processes.fetch((*sampled, state.length_B, state.stopped_B)))
+            batch, going = batch._replace(state=state), int(slots.going().sum())
+            if not going and not queue:
+                return slots.tokens_NL, slots.length_N, slots.logp_NL, slots.stopped_N
+            if enough and going <= enough and not queue:
+                batch = self._half(batch, enough)
+            if slots.longest() > cache:
+                cache = min(2 * cache, sampling.max_tokens)
+                batch = batch._replace(state=self._grow(batch.state, cache, self._with_layers))
+
+    def _filled(self, variables: PyTree, batch: Batch, queue: Queue, sampling: Sampling) -> Batch:
+        """The batch with sequences from the queue in all of its free slots, as long as there are any."""
+        prompts, state, slots = batch
+        layers, own, kept = prompts.layers, state.own, state.kept  # these stay where they are
+        prompts, state = prompts._replace(layers=None), state._replace(own=[], kept=[])
+        free_B, size = np.flatnonzero(~slots.going()), len(slots.sequence_B)
+        while len(free_B) and queue:
+            taken = queue.take(min(len(free_B), _turn(size)))
+            slots.sequence_B[free_B[: len(taken.number_R)]] = taken.number_R
+            turn = taken.turn(free_B, _turn(size), size)
+            prompts, state = self._refill(
+                variables, prompts, state, taken.source, turn, sampling, self._pad_id, self._with_layers
+            )
+            free_B = free_B[len(taken.number_R) :]
+        return Batch(prompts._replace(layers=layers), state._replace(own=own, kept=kept), slots)
+
+    def _half(self, batch: Batch, half: int) -> Batch:
+        """Half of the batch, with all sequences that go on."""
+        prompts, state, slots = batch
+        going_B = slots.going()
+        row_B = np.argsort(~going_B, kind="stable")[:half].astype(np.int32)
+        layers = prompts.layers  # these stay where they are
+        prompts, state = self._keep(prompts._replace(layers=None), state, row_B, self._with_layers)
+        slots.sequence_B = slots.sequence_B[row_B]
+        return Batch(prompts._replace(layers=layers), state, slots)
 
     def _halved(self, rows: int) -> int:
         """Half as many sequences, or 0 where they are not to be halved."""
@@ -140,17 +207,18 @@ class Engine:
         For people who watch; it returns to the host at every token.
         """
         sampling = Sampling(temperature, top_k, top_p, max_tokens)
-        arrays = self._arrays([prompt], np.asarray([seed], np.uint32), sampling)
-        program = _program(sampling)
+        seed_B, program = np.asarray([seed], np.uint32), _program(sampling)
+        self._check([prompt], seed_B, sampling)
+        arrays = self._arrays([prompt], seed_B, sampling)
         with jax.set_mesh(self._mesh):
             read, state = self._begin(variables, *arrays, program, self._pad_id, max_tokens, False)
             yield int(state.token_B[0])
-            while not bool(state.done_B[0]) and int(state.generated) < max_tokens:
+            while bool(going(state, sampling)[0]):
                 state = self._step(variables, read, state, program, self._pad_id)
                 yield int(state.token_B[0])
 
-    def _arrays(self, prompts: Sequence[Sequence[int]], seed_B: np.ndarray, sampling: Sampling) -> tuple:
-        """Checked inputs of the programs: prompts padded to a bucket, the batch to what the mesh divides."""
+    def _check(self, prompts: Sequence[Sequence[int]], seed_B: np.ndarray, sampling: Sampling) -> None:
+        """Raises ValueError for what `generate` cannot sample."""
         if not len(prompts) or not len(seed_B) or len(seed_B) % len(prompts):
             raise ValueError(f"{len(prompts)} prompts and {len(seed_B)} seeds; expected a positive multiple of prompts")
         if sampling.max_tokens < 1:
@@ -169,16 +237,34 @@ class Engine:
                 f"prompt {lengths.index(longest)} has {longest} tokens and max_tokens is {sampling.max_tokens}; "
                 f"together they exceed policy.context ({self._config.context}): shorten the prompt or lower max_tokens"
             )
+
+    def _padded(self, prompts: Sequence[Sequence[int]], those: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(prompt_PL, length_P) of `those` prompts, in the bucket of the longest of all; what is none is one token."""
+        some = [prompts[i] if i < len(prompts) else [self._pad_id] for i in those]
+        prompt_PL = np.full((len(some), bucket(max(map(len, prompts)))), self._pad_id, np.int32)
+        for row, prompt in zip(prompt_PL, some, strict=True):
+            row[: len(prompt)] = prompt
+        return prompt_PL, np.array([len(prompt) for prompt in some], np.int32)
+
+    def _arrays(self, prompts: Sequence[Sequence[int]], seed_B: np.ndarray, sampling: Sampling) -> tuple:
+        """Inputs of the programs: prompts padded to a bucket, the batch to what the mesh divides."""
         ways, group = batch_multiple(self._mesh), len(seed_B) // len(prompts)
         copies = readings(len(prompts), group, ways)
         missing = -len(prompts) * copies % ways
-        prompt_PL = np.full((len(prompts) * copies + missing, bucket(longest)), self._pad_id, np.int32)
-        for i, prompt in enumerate(prompts):
-            prompt_PL[i * copies : (i + 1) * copies, : len(prompt)] = prompt
-        length_P = np.asarray([n for n in lengths for _ in range(copies)] + [1] * missing, np.int32)
+        those = [i // copies for i in range(len(prompts) * copies + missing)]
         extra = missing * group // copies
         seeds = np.concatenate([np.asarray(seed_B, np.uint32), np.zeros(extra, np.uint32)])
-        return prompt_PL, length_P, seeds, self._stop_ids, np.float32(sampling.temperature)
+        return *self._padded(prompts, those), seeds, self._stop_ids, np.float32(sampling.temperature)
+
+
+def check_slots(slots: int, mesh: Mesh) -> None:
+    """Raises ValueError for slots that the mesh does not divide."""
+    ways = batch_multiple(mesh)
+    if slots < 0 or slots % ways:
+        raise ValueError(
+            f"rollout.slots is {slots}; expected 0 (all at once) or a multiple of the {ways} devices along the mesh's "
+            "data, fsdp and expert: change it, or the mesh"
+        )
 
 
 def readings(prompts: int, samples: int, ways: int) -> int:
@@ -201,6 +287,11 @@ def bucket(length: int) -> int:
     """
     power = max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
     return power * 3 // 4 if length <= power * 3 // 4 and power > SMALLEST_BUCKET else power
+
+
+def _turn(slots: int) -> int:
+    """How many slots are filled at a time."""
+    return max(1, slots // FREE_SHARE)
 
 
 def _program(sampling: Sampling) -> Sampling:

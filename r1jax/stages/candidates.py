@@ -181,6 +181,7 @@ class Asker:
             top_k=how.top_k,
             top_p=how.top_p,
             max_tokens=how.max_tokens,
+            slots=how.slots,
         )
         answers = []
         for b in range(len(prompts) * how.samples):

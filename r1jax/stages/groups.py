@@ -93,6 +93,7 @@ def draw(config: RlStage, engine: Engine, params: PyTree, asked: Asked, step: in
         top_k=config.rollout.top_k,
         top_p=config.rollout.top_p,
         max_tokens=config.rollout.limit(step),
+        slots=config.rollout.slots,
     )
     return Drawn(asked, rollouts, time.perf_counter() - began)
 

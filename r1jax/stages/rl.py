@@ -19,6 +19,7 @@ from r1jax.data.tokenizer import Tokenizer
 from r1jax.mesh import state_shardings
 from r1jax.models.policy import abstract_variables
 from r1jax.rewards.compose import Rewards, load_rewards
+from r1jax.rollout.engine import check_slots
 from r1jax.rollout.precision import RoundedPlacement, is_rounded, sampler_policy
 from r1jax.rollout.resharding import Placement, decode_mesh
 from r1jax.stages import graders, groups
@@ -70,6 +71,7 @@ def open_inputs(config: RlStage, services: graders.Makers) -> Inputs:
     """Raises ValueError where the config, a reward function, a model that one calls, or the data are bad."""
     mesh = check_stage(config)
     sampling = decode_mesh(config.rollout.mesh, mesh)
+    check_slots(config.rollout.slots, sampling)
     state_shardings(sampling, abstract_variables(config.policy))
     if config.offload and config.offload.reference:
         check_host_memory("offload.reference")
