@@ -95,6 +95,27 @@ def test_8_bit_layers_compute_what_their_products_would(config):
     assert 0 < off.max() < 0.3
 
 
+@pytest.mark.slow
+def test_8_bit_layers_over_devices_sample_as_on_one():
+    """The integers and their scales split over data, experts and heads; lent from a mesh where they lie otherwise."""
+    training, sampling = (make_mesh(tiny.MESHES[name]) for name in ("fsdp4_tensor2", "data2_expert2_tensor2"))
+    weights, policy = tiny.variables(tiny.CONFIG), sampler_policy(tiny.CONFIG, "int8")
+    params = jax.device_put(weights, state_shardings(training, weights))
+    prompts, seeds = tiny.draw_tokens(5, 4, 3, 6, 2), np.arange(8, dtype=np.uint32)
+    settings = dict(temperature=1.0, top_k=0, top_p=1.0, max_tokens=6)
+
+    def sampled(engine, copy):
+        return engine.generate(copy, prompts, seeds, **settings)
+
+    engine = tiny.engine(sampling, config=policy)
+    got, _, figures = RoundedPlacement(params, training, sampling, "int8").lend(params, lambda x: sampled(engine, x))
+    want = sampled(tiny.engine(ONE, config=policy), rounded(weights, precision="int8"))
+    assert figures["reshard/bytes"] > 0
+    first = got.completion_BL[:, 0] == want.completion_BL[:, 0]
+    assert first.mean() > 0.7, "bfloat16 sums in another order: a draw may fall on the other side of a bound"
+    np.testing.assert_allclose(got.logp_sampler_BL[first, 0], want.logp_sampler_BL[first, 0], atol=0.05)
+
+
 def test_the_policy_itself_where_nothing_is_rounded():
     assert sampler_policy(tiny.CONFIG, "policy") is tiny.CONFIG
     narrow = dataclasses.replace(tiny.CONFIG, dtype="bfloat16", param_dtype="bfloat16")
