@@ -252,7 +252,7 @@ class BatchConfig:
     """How sequences become device batches."""
 
     row_length: int  # T, tokens of a packed row
-    rows: int  # SFT: rows a step; RL: rows are added in multiples of this
+    rows: int  # SFT: rows a step; RL: rows are added in multiples of this, and micro-batches without a token skipped
     micro_rows: int  # rows a forward-backward pass; gradients are accumulated over the rest
     logit_chunk: int  # tokens whose logits exist at once
 
