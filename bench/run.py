@@ -4,7 +4,7 @@
 
 Measures: `rollout` samples; `grpo` makes whole steps, and prints their rollout, their update, the step and the
 process's peak memory; `sft` updates. Each is a process of its own, so that its peak memory is its own; `all` starts
-them in turn. A GRPO step is the RL stage's own: `groups.sample`, which ends with the graders at work, then
+them in turn. A GRPO step is the RL stage's own: `groups.ask`, `draw` and `grade`, which ends with the graders at work, then
 `Grpo.learn`.
 """
 
@@ -83,7 +83,9 @@ def grpo(args: argparse.Namespace, compiles: measuring.Compiles) -> list[dict[st
             began = time.perf_counter()
             texts = w.prompt_texts(args.model, number)
             records = [{"question": text, "answer": "", "task": "words", "language": "en"} for text in texts]
-            batch = groups.sample(config, tokenizer, engine, rewards, state.params, records, number)
+            asked = groups.ask(config, tokenizer, records)
+            drawn = groups.draw(config, engine, state.params, asked, number)
+            batch = groups.grade(config, tokenizer, rewards, drawn, number)
             assert (batch.rollouts.length_B == w.NEW_TOKENS).all(), "a completion ended early"
             state, learnt = algorithm.learn(state, batch)
             metrics = learnt.metrics | groups.figures(config, batch, learnt.rewards)
