@@ -4,8 +4,8 @@
 
 Measures: `rollout` samples; `grpo` makes whole steps, and prints their rollout, their update, the step and the
 process's peak memory; `sft` updates. Each is a process of its own, so that its peak memory is its own; `all` starts
-them in turn. A GRPO step is the RL stage's own: `groups.ask`, `draw` and `grade`, which ends with the graders at work, then
-`Grpo.learn`.
+them in turn. A GRPO step is the RL stage's own: `groups.ask`, `draw` and `grade`, which ends with the graders at work,
+then `Grpo.learn`.
 """
 
 from __future__ import annotations
