@@ -29,8 +29,8 @@ TIMES = HERE / "times.csv"
 # The cheap first.
 ORDER = (
     "advantage_scale", "test_time_compute", "loss_normalisation", "format_reward", "reward_hacking", "group_size",
-    "sampling_temperature", "algorithms", "kl", "staleness", "clip_range", "importance_ratio", "difficulty_filtering",
-    "cold_start", "distillation", "moe_or_dense", "language_reward", "learning_rate",
+    "sampling_temperature", "algorithms", "kl", "staleness", "ahead", "clip_range", "importance_ratio",
+    "difficulty_filtering", "cold_start", "distillation", "moe_or_dense", "language_reward", "learning_rate",
 )  # fmt: skip
 # Columns of steps.csv that are kept: what is learnt, not how the machine fared.
 KEPT = re.compile(

@@ -10,6 +10,7 @@ import smoke_run
 
 from r1jax.stages import batches, groups, rl
 from r1jax.types import Rollouts
+from tests.test_stages_algorithms import BY_PPO
 
 ONE_UPDATE = {
     "steps": 3, "grpo.minibatches": 1, "grpo.epochs": 1, "evaluation.every": 0, "evaluation.samples": 1,
@@ -167,11 +168,12 @@ def slow(completions: list[str], **_) -> list[float]:
 
 @pytest.mark.slow
 def test_a_slow_grader_is_not_called_for_two_batches_at_once(tmp_path):
-    """It would be given up for the second; and of RAFT, which scores nothing, and drawn groups that are dropped."""
+    """It would be given up for the second. RAFT scores nothing, drawn groups are dropped, PPO has all three options."""
     rewards = {"slow": {"fn": "tests.test_stages_batches:slow", "weight": 1.0}}
     kinds = {
         "raft": {"raft": {"keep": "best", "least": 0.0}, "grpo.kl_coef": 0.0, "grpo.reference_refresh": 0},
         "dynamic": {"dynamic_sampling": {"drawn": 6}},
+        "ppo": BY_PPO | {"grpo.sampler_cap": 2.0, "rollout.precision": "int8"},
     }
     for name, changes in kinds.items():
         config = smoke_run.stage("zero", **ONE_UPDATE, **changes, rewards=rewards, **{"rollout.ahead": 1})
