@@ -89,7 +89,9 @@ def layouts():
     one = np.tile(np.int32([[3, 5]]), (40, 1))
     real = pick.random(40) < 0.8
     every = np.ones(40, bool)
+    skewed = np.stack([np.ones(40, int), 2 + np.arange(40) % 6], axis=1).astype(np.int32)
     return {
+        "one expert has half": (skewed, every),
         "random": (mixed, every),
         "random with padding": (mixed, real),
         "all to two experts": (one, every),
@@ -101,11 +103,11 @@ LAY_OUT = functools.partial(tiny.jit, static_argnums=(2, 3))(lay_out)
 
 
 @pytest.mark.parametrize("expert_TA, valid_T", layouts().values(), ids=layouts())
-def test_every_assignment_has_a_slot_in_a_block_of_its_expert(expert_TA, valid_T):
+def test_every_assignment_has_a_slot_of_its_expert(expert_TA, valid_T):
     block = 8
     layout = jax.tree.map(np.asarray, LAY_OUT(expert_TA, valid_T, 8, block))
     slots = layout.assignment_S.size
-    seen = set()
+    share, seen = slots // 8, set()
     for t in range(40):
         for a in range(2):
             slot = int(layout.slot_TA[t, a])
@@ -113,13 +115,15 @@ def test_every_assignment_has_a_slot_in_a_block_of_its_expert(expert_TA, valid_T
                 assert slot == slots, "padding takes no slot"
                 continue
             assert layout.assignment_S[slot] == t * 2 + a, "the two maps are inverse"
-            assert layout.block_expert_N[slot // block] == expert_TA[t, a]
+            owner = slot // share if layout.is_even else layout.block_expert_N[slot // block]
+            assert owner == expert_TA[t, a]
             seen.add(slot)
     assert len(seen) == 2 * valid_T.sum(), "no two share a slot"
     assert all(layout.assignment_S[s] == 80 for s in range(slots) if s not in seen), "the other slots are empty"
     load = np.bincount(expert_TA[valid_T].reshape(-1), minlength=8)
     np.testing.assert_array_equal(layout.load_E, load)
-    np.testing.assert_array_equal(layout.rows_E, -(-load // block) * block)
+    assert layout.is_even == (load.max() <= share)
+    np.testing.assert_array_equal(layout.rows_E, share if layout.is_even else -(-load // block) * block)
 
 
 def test_block_size_is_a_power_of_two_near_a_quarter_of_a_share():
@@ -128,24 +132,25 @@ def test_block_size_is_a_power_of_two_near_a_quarter_of_a_share():
 
 @pytest.mark.parametrize("expert_TA, valid_T", layouts().values(), ids=layouts())
 def test_to_slots_and_from_slots_are_transposes(expert_TA, valid_T):
-    """The gradient of each equals autodiff's of the plain gather, and <to_slots(x), y> = <x, sum_a from_slots(y)>."""
+    """The gradient of each is the other, and equals autodiff's of the plain gather."""
     layout = LAY_OUT(expert_TA, valid_T, 8, 8)
     slot, assignment = layout.slot_TA, layout.assignment_S
-    x_TD, y_SD, z_TAD = draw(40, 3), draw(assignment.size, 3, seed=1), draw(40, 2, 3, seed=2)
+    x_TD, y_SD = draw(40, 3), draw(assignment.size, 3, seed=1)
 
     def gather_to(x):
         return jnp.take(x, assignment // 2, axis=0, mode="fill", fill_value=0)
 
     def gather_from(y):
-        return jnp.take(y, slot, axis=0, mode="fill", fill_value=0)
+        return jnp.take(y, slot, axis=0, mode="fill", fill_value=0).sum(axis=1)
 
     np.testing.assert_array_equal(to_slots(x_TD, slot, assignment), gather_to(x_TD))
     np.testing.assert_array_equal(from_slots(y_SD, slot, assignment), gather_from(y_SD))
     pulled = jax.grad(lambda x: jnp.sum(to_slots(x, slot, assignment) * y_SD))(x_TD)
     np.testing.assert_allclose(pulled, jax.grad(lambda x: jnp.sum(gather_to(x) * y_SD))(x_TD), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(pulled, from_slots(y_SD, slot, assignment).sum(axis=1), rtol=1e-5, atol=1e-6)
-    pulled = jax.grad(lambda y: jnp.sum(from_slots(y, slot, assignment) * z_TAD))(y_SD)
-    np.testing.assert_allclose(pulled, jax.grad(lambda y: jnp.sum(gather_from(y) * z_TAD))(y_SD), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pulled, from_slots(y_SD, slot, assignment), rtol=1e-5, atol=1e-6)
+    pulled = jax.grad(lambda y: jnp.sum(from_slots(y, slot, assignment) * x_TD))(y_SD)
+    np.testing.assert_allclose(pulled, jax.grad(lambda y: jnp.sum(gather_from(y) * x_TD))(y_SD), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pulled, to_slots(x_TD, slot, assignment), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("expert_TA, valid_T", layouts().values(), ids=layouts())
@@ -158,9 +163,22 @@ def test_both_grouped_matmuls_equal_a_loop_over_slots(expert_TA, valid_T, monkey
         for a in range(2):
             slot = int(layout.slot_TA[t, a])
             want[slot] = np.asarray(x_SD, np.float64)[slot] @ w_EDF[expert_TA[t, a]]
+    d_SF = draw(*want.shape, seed=2)
+    d_w = np.zeros(w_EDF.shape)
+    for t in np.flatnonzero(valid_T):
+        for a in range(2):
+            slot = int(layout.slot_TA[t, a])
+            d_w[expert_TA[t, a]] += np.outer(np.asarray(x_SD, np.float64)[slot], d_SF[slot])
     for branch in ("cpu", "default"):
         monkeypatch.setattr(moe_experts.jax.lax, "platform_dependent", lambda *x, b=branch, **ways: ways[b](*x))
-        np.testing.assert_allclose(grouped_matmul(x_SD, w_EDF, layout), want, rtol=1e-5, atol=1e-5)
+        got, pull = jax.vjp(lambda x, w: grouped_matmul(x, w, layout), x_SD, w_EDF)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+        pulled_x, pulled_w = pull(d_SF)
+        np.testing.assert_allclose(pulled_w, d_w, rtol=1e-4, atol=1e-5)
+        for t in np.flatnonzero(valid_T):
+            for a in range(2):
+                slot = int(layout.slot_TA[t, a])
+                np.testing.assert_allclose(pulled_x[slot], w_EDF[expert_TA[t, a]] @ d_SF[slot], rtol=1e-4, atol=1e-5)
 
 
 def test_ragged_dot_is_what_accelerators_get():

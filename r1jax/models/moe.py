@@ -162,9 +162,10 @@ def _by_slots(
     """(y_TD, what was counted), of tokens laid out by expert."""
     block = block_size(routing.expert_TA.size, c.experts)
     layout = lay_out(routing.expert_TA, segment_T > 0, c.experts, block)
-    y_SD = feed_forward(to_slots(x_TD, layout.slot_TA, layout.assignment_S), weights, layout)
-    y_TAD = from_slots(y_SD, layout.slot_TA, layout.assignment_S)
-    y_TD = jnp.einsum("tad,ta->td", y_TAD, routing.share_TA.astype(y_TAD.dtype))
+    where = (layout.slot_TA, layout.assignment_S)
+    share_SX = to_slots(routing.share_TA.reshape(-1, 1), layout.slot_TA.reshape(-1, 1), layout.assignment_S)
+    y_SD = feed_forward(to_slots(x_TD, *where), weights, layout, share_SX[:, 0])
+    y_TD = from_slots(y_SD, *where)
     placed = (layout.assignment_S < routing.expert_TA.size).sum()
     balance = balance_loss(routing, segment_T, c, segment_T.shape[0], ())
     return y_TD, MoeOutput(layout.load_E, balance, layout.load_E.sum() - placed)

@@ -55,7 +55,7 @@ def work(x_YD: jax.Array, weights: ExpertWeights, window: Window) -> tuple[jax.A
     rows, experts = x_YD.shape[0], weights.gate_EDF.shape[0]
     layout = lay_out(window.expert_Y[:, None], window.real_Y, experts, block_size(rows, experts))
     y_SD = feed_forward(to_slots(x_YD, layout.slot_TA, layout.assignment_S), weights, layout)
-    y_YD = from_slots(y_SD, layout.slot_TA, layout.assignment_S)[:, 0]
+    y_YD = from_slots(y_SD, layout.slot_TA, layout.assignment_S)
     return y_YD, (layout.assignment_S < rows).sum()
 
 
