@@ -19,7 +19,7 @@ LEARNING_RATE = 3e-4  # constant
 BETA1, BETA2, EPS, WEIGHT_DECAY, CLIP_NORM = 0.9, 0.999, 1e-8, 0.0, 1.0
 CLIP = 0.2  # of the ratio, which is 1 with one update a step
 KL_COEF = 0.01  # to the policy that the job starts from, estimator k3
-STEPS = 30
+STEPS = 20
 SEEDS = (0, 1, 2)
 
 PROMPTS_FILE, BATCH_FILE, POLICY_FOLDER = "prompts.jsonl", "batch.npz", "hf"  # in the job's folder
