@@ -117,7 +117,6 @@ def test_compiled_programs_are_kept(tmp_path):
     code = """
         import jax, jax.numpy as jnp
         from r1jax import command
-        command.CACHE_SECONDS = 0.0
         command.use_compilation_cache()
         jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((3, 3)))
     """
