@@ -5,7 +5,7 @@
 
 One JSON line a point: seconds of a repeat (median, least, most), its processor seconds, model FLOPs, and the peak
 memory of the process, which does nothing else, beside what it held before it compiled (`base_mib`).
-`bench/growth_page.py` draws and words it.
+`bench/page_growth.py` draws and words it.
 """
 
 from __future__ import annotations
@@ -76,24 +76,25 @@ def sized(width: int) -> PolicyConfig:
     return dense(width=width, layers=4, heads=width // 32, kv_heads=width // 32, dense_ffn=3 * width)
 
 
-LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-EXPERTS = (4, 8, 16, 32, 64, 128)
+LENGTHS = (256, 1024, 4096, 16384, 32768)
+EXPERTS = (4, 16, 64, 256)
 WIDTHS = (64, 128, 256, 512)
+COUNTS = (1, 4, 16, 64)
 # axis: series: size -> the work. One thing grows, the others stay.
 AXES: dict[str, dict[str, dict[int, Update | Rollout]]] = {
     "update-length": {
         f"blocks of {BLOCK}": {n: Update(dense(), 1, n) for n in LENGTHS},
-        "whole": {n: Update(dense(0), 1, n) for n in LENGTHS if n <= WHOLE},
+        "whole": {n: Update(dense(0), 1, n) for n in (*LENGTHS, WHOLE) if n <= WHOLE},
     },
     "prompt-length": {
         f"blocks of {BLOCK}": {n: Rollout(dense(), 1, 4, n, 16) for n in LENGTHS},
-        "whole": {n: Rollout(dense(0), 1, 4, n, 16) for n in LENGTHS if n <= WHOLE},
+        "whole": {n: Rollout(dense(0), 1, 4, n, 16) for n in (*LENGTHS, WHOLE) if n <= WHOLE},
     },
     "generated-length": {"": {n: Rollout(dense(), 1, 4, 64, n) for n in (64, 256, 1024, 4096)}},
-    "group": {"": {n: Rollout(dense(), 2, n, 512, 64) for n in (1, 4, 16, 64)}},
+    "group": {"": {n: Rollout(dense(), 2, n, 512, 64) for n in COUNTS}},
     "batch": {
-        "update": {n: Update(dense(), n, 256) for n in (1, 4, 16, 64)},
-        "rollout": {n: Rollout(dense(), n, 4, 64, 64) for n in (1, 4, 16, 64)},
+        "update": {n: Update(dense(), n, 256) for n in COUNTS},
+        "rollout": {n: Rollout(dense(), n, 4, 64, 64) for n in COUNTS},
     },
     "experts": {
         "update": {n: Update(mixture(n), 8, 128) for n in EXPERTS},
@@ -111,10 +112,11 @@ def measured(work: Update | Rollout, repeats: int) -> dict[str, Any]:
     once = update(work) if isinstance(work, Update) else rollout(work)
     base = measuring.peak_rss_mib()
     done, _, load = measuring.repeated(once, 1, repeats)
-    seconds = [r.seconds for r in done]
+    seconds, processors = [r.seconds for r in done], [r.cpu_seconds for r in done]
     return {
         "value": float(np.median(seconds)), "unit": "s", "n": repeats, "span": [min(seconds), max(seconds)],
-        "cpu_s": float(np.median([r.cpu_seconds for r in done])), "other_cores": load.other_cores,
+        "cpu_s": float(np.median(processors)), "cpu_span": [min(processors), max(processors)],
+        "other_cores": load.other_cores,
         "peak_mib": measuring.peak_rss_mib(), "base_mib": base, "parameters": parameter_count(work.policy)[0],
     } | flops(work)  # fmt: skip
 
@@ -135,7 +137,7 @@ def flops(work: Update | Rollout) -> dict[str, float]:
 
 
 def update(work: Update) -> Callable[[int], None]:
-    """SFT updates of full rows, one row a pass."""
+    """SFT updates of full rows, up to 8 a pass."""
     batch = BatchConfig(row_length=work.length, rows=work.rows, micro_rows=min(work.rows, 8), logit_chunk=CHUNK)
     optimizer = make_optimizer(OptimizerConfig(**setting.optimizer()), 10)
     mesh = make_mesh(ONE_DEVICE, jax.devices()[:1])
@@ -195,7 +197,7 @@ def main() -> None:
         figures = measured(AXES[axis][series][size], args.repeats)
         line = {"measure": "growth", "axis": axis, "series": series, "x": size}
         rounded = {key: measuring.significant(x) if isinstance(x, float) else x for key, x in figures.items()}
-        rounded["span"] = [measuring.significant(x) for x in figures["span"]]
+        rounded |= {key: [measuring.significant(x) for x in figures[key]] for key in ("span", "cpu_span")}
         measuring.say(line | rounded)
         return
     points = [(a, s, x) for a in args.axis for s, works in AXES[a].items() for x in works if x <= args.most]
