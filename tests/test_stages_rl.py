@@ -122,6 +122,7 @@ def refusal(tmp_path: Path, **changes) -> str:
         ({"rollout.prompts": 0}, r"rollout\.prompts is 0; expected at least 1.*empty batch"),
         ({"rollout.prompts": 3}, r"minibatches is 2; expected a divisor of rollout.prompts \(3\)"),
         ({"rollout.temperature": 0.0}, r"rollout\.temperature is 0"),
+        ({"rollout.slots": 4}, r"rollout\.slots is 4; expected 0 \(all at once\) or a multiple of the 8 devices"),
         ({"grpo.kl_coef": 0.0}, r"reference_refresh is 2 and grpo\.kl_coef 0"),
         ({"checkpoint.every": 0}, r"checkpoint\.every is 0; expected at least 1"),
         ({"template": "r1_zer"}, r"template is 'r1_zer'.*did you mean 'r1_zero'"),
