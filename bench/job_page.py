@@ -9,6 +9,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,18 @@ different deviations (TRL by a sample's, r1jax by a population's). The KL is not
 """
 
 
-def section(lines: list[Line], parameters: str, figure: str) -> str:
-    """The section as Markdown. `figure`: the path of the picture, as a link from the page."""
-    steps = {peer: timed(lines, peer) for peer in PEERS}
+def section(lines: list[Line], parameters: str, figure: str, alone: Sequence[int] = job.SEEDS) -> str:
+    """The section as Markdown.
+
+    Args:
+      parameters: the policy's size, in words.
+      figure: the path of the picture, as a link from the page.
+      alone: seeds that had the machine to themselves, of which seconds and memory are told.
+    """
+    quiet = [line for line in lines if line.get("seed") in alone]
+    steps = {peer: timed(quiet, peer) for peer in PEERS}
     machine = next(line for line in lines if line["measure"] == "machine")
-    wholes = {peer: [x for x in lines if x.get("peer") == peer and x["measure"] == "whole"] for peer in PEERS}
+    wholes = {peer: [x for x in quiet if x.get("peer") == peer and x["measure"] == "whole"] for peer in PEERS}
     ours = [line for line in lines if line.get("peer") == "r1jax" and line["measure"] == "step"]
     where = f"{machine['date']}, {machine['cores']} cores of a shared {machine['architecture']} server."
     intro = TEXT.format(
@@ -65,10 +73,11 @@ def section(lines: list[Line], parameters: str, figure: str) -> str:
         rows.append(_row(title, *([x[key] for x in steps[peer]] for peer in PEERS)))
     for key, title in RUN_FIGURES.items():
         rows.append(_row(title, *([x[key] for x in wholes[peer]] for peer in PEERS)))
+    notes = _notes(wholes["r1jax"], ours)
+    if set(alone) < set(job.SEEDS):
+        notes += f" Seconds are those of seed {', '.join(map(str, alone))}; other work ran beside the other seeds."
     link = f"![Reward and seconds a step]({figure})"
-    return "\n\n".join(
-        [intro.strip(), "\n".join(rows), _notes(wholes["r1jax"], ours), *_checks(lines), agreement(lines), link]
-    )
+    return "\n\n".join([intro.strip(), "\n".join(rows), notes, *_checks(lines), agreement(lines), link])
 
 
 def _notes(wholes: list[Line], steps: list[Line]) -> str:
@@ -113,13 +122,14 @@ def agreement(lines: list[Line]) -> str:
     )
 
 
-def figure(lines: list[Line], path: str | Path) -> None:
-    """Reward and seconds against the step: the seeds' mean, and their range as a band."""
+def figure(lines: list[Line], path: str | Path, alone: Sequence[int] = job.SEEDS) -> None:
+    """Reward and seconds against the step: the seeds' mean, and their range as a band; seconds of the seeds `alone`."""
+    quiet = [line for line in lines if line.get("seed") in alone]
     plt.rcParams["svg.hashsalt"] = "job"
     canvas, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for peer, colour in PEERS.items():
         for axis, key in zip(axes, ("reward", "seconds"), strict=True):
-            values = curves(lines, peer, key)
+            values = curves(quiet if key == "seconds" else lines, peer, key)
             steps = np.arange(1, values.shape[1] + 1)
             axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, lw=0)
             axis.plot(steps, values.mean(axis=0), color=colour, label={"trl": "TRL"}.get(peer, peer))
@@ -162,11 +172,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lines", type=Path)
     parser.add_argument("--figure", type=Path, required=True)
+    parser.add_argument("--alone", type=int, nargs="+", default=list(job.SEEDS), help="seeds that nothing ran beside")
     parser.add_argument("--policy", default="1.3M parameters, 0.65M active a token", help="what the base is")
     args = parser.parse_args()
     lines = [json.loads(line) for line in args.lines.read_text(encoding="utf-8").splitlines()]
-    figure(lines, args.figure)
-    print(section(lines, args.policy, args.figure.name))
+    figure(lines, args.figure, args.alone)
+    print(section(lines, args.policy, args.figure.name, args.alone))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,14 @@ def test_section_says_what_was_measured():
     assert "differ by +0.000" in text and "within twice" in text
 
 
+def test_seconds_are_of_the_seeds_that_had_the_machine():
+    slow = [line | {"seconds": 50.0} if line.get("seed") == 1 else line for line in lines(0.0)]
+    text = job_page.section(slow, "1M parameters", "figure.svg", [0, 2])
+    assert "| seconds a step | 2 (2–2) | 8 (8–8) | 4.00× |" in text
+    assert "Seconds are those of seed 0, 2; other work ran beside the other seeds." in text
+    assert "r1jax 0.600, 0.650, 0.700" in text, "rewards are of all"
+
+
 def test_curves_apart_are_called_so():
     """Seeds spread by 0.05, so that a mean of three has an error of 0.029, and a difference of two 0.041."""
     assert "differ by -0.080" in job_page.agreement(lines(0.08)) and "within twice" in job_page.agreement(lines(0.08))
