@@ -77,9 +77,9 @@ def sized(width: int) -> PolicyConfig:
 
 
 LENGTHS = (256, 1024, 4096, 16384, 32768)
-EXPERTS = (4, 16, 64, 256)
-WIDTHS = (64, 128, 256, 512)
-COUNTS = (1, 4, 16, 64)
+EXPERTS = (4, 16, 64)
+WIDTHS = (64, 192, 576)
+COUNTS = (1, 8, 64)
 # axis: series: size -> the work. One thing grows, the others stay.
 AXES: dict[str, dict[str, dict[int, Update | Rollout]]] = {
     "update-length": {
@@ -90,7 +90,7 @@ AXES: dict[str, dict[str, dict[int, Update | Rollout]]] = {
         f"blocks of {BLOCK}": {n: Rollout(dense(), 1, 4, n, 16) for n in LENGTHS},
         "whole": {n: Rollout(dense(0), 1, 4, n, 16) for n in (*LENGTHS, WHOLE) if n <= WHOLE},
     },
-    "generated-length": {"": {n: Rollout(dense(), 1, 4, 64, n) for n in (64, 256, 1024, 4096)}},
+    "generated-length": {"": {n: Rollout(dense(), 1, 4, 64, n) for n in (64, 512, 4096)}},
     "group": {"": {n: Rollout(dense(), 2, n, 512, 64) for n in COUNTS}},
     "batch": {
         "update": {n: Update(dense(), n, 256) for n in COUNTS},

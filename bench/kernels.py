@@ -3,8 +3,8 @@
     python bench/kernels.py --dtype float32 > runs/kernels.jsonl
     python bench/kernels.py --topology v5e:2x2 --dtype bfloat16 >> runs/kernels.jsonl
 
-Without `--topology` the choices of `bench/kernel_cases.py` run here, in turn, on the same inputs, forward alone and
-forward with backward; one JSON line a choice and pass. As in the update, a program does its work several times and sums
+Without `--topology` the choices of `bench/kernel_cases.py` run here, on the same inputs, forward alone and forward
+with backward; one JSON line a choice and pass. As in the update, a program does its work several times and sums
 what it gives, so that memory is touched for the first time once a program. A choice whose results differ from the first
 one's, or which the platform cannot run, has a line that says so. With `--topology` the TPU's compiler says what one of
 its chips would need.
@@ -18,10 +18,9 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -42,15 +41,6 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}  # of the largest number of an a
 SHORT = 300  # characters of a message
 MIB = 2**20
 KERNEL = "xla_tpu_enable_ragged_dot_kernel"  # XLA's own grouped matmul on TPU, off unless asked for
-
-
-class Timed(NamedTuple):
-    """A compiled choice, and its repeats."""
-
-    program: Any
-    temp_mib: float
-    error: float
-    repeats: list[measuring.Repeat]
 
 
 def passes(choice: Choice) -> dict[str, Callable[..., Any]]:
@@ -87,8 +77,8 @@ def difference(found: Any, expected: Any) -> float:
 
 
 def measured(case: Case, dtype: str, rounds: int) -> list[dict[str, Any]]:
-    """A line a choice and pass; every round runs each once."""
-    lines, timed = [], {}
+    """A line a choice and pass, each run so many times in a row after a first."""
+    lines = []
     for kind in ("forward", "forward and backward"):
         expected = None
         for name, choice in case.choices.items():
@@ -102,28 +92,27 @@ def measured(case: Case, dtype: str, rounds: int) -> list[dict[str, Any]]:
                 lines.append(_line(case, name, kind, dtype, failed=_first_line(error)))
                 continue
             expected = found if expected is None else expected
+            error = difference(found, expected)
+            repeats, _, load = measuring.repeated(functools.partial(_run, program, case), 0, rounds)
             temp = program.memory_analysis().temp_size_in_bytes / MIB
-            timed[name, kind] = Timed(program, temp, difference(found, expected), [])
-    with measuring.Load() as load:
-        for _ in range(rounds):
-            for one in timed.values():
-                began, cpu = time.perf_counter(), time.process_time()
-                jax.block_until_ready(one.program(case.moved, case.fixed))
-                one.repeats.append(measuring.Repeat(time.perf_counter() - began, time.process_time() - cpu))
-    for (name, kind), one in timed.items():
-        lines.append(_line(case, name, kind, dtype, **_figures(one, dtype), other_cores=load.other_cores))
+            figures = _figures(repeats, error, dtype) | {"temp_mib": temp, "other_cores": load.other_cores}
+            lines.append(_line(case, name, kind, dtype, **figures))
     return lines
 
 
-def _figures(one: Timed, dtype: str) -> dict[str, Any]:
-    seconds = [r.seconds / TIMES for r in one.repeats]
-    cpu = statistics.median(r.cpu_seconds for r in one.repeats) / TIMES
+def _run(program: Any, case: Case, _: int) -> None:
+    jax.block_until_ready(program(case.moved, case.fixed))
+
+
+def _figures(repeats: list[measuring.Repeat], error: float, dtype: str) -> dict[str, Any]:
+    seconds = [r.seconds / TIMES for r in repeats]
+    cpu = statistics.median(r.cpu_seconds for r in repeats) / TIMES
     out = dict(
         value=statistics.median(seconds), unit="s", n=len(seconds), span=[min(seconds), max(seconds)], cpu_s=cpu,
-        temp_mib=one.temp_mib, error=one.error,
+        error=error,
     )  # fmt: skip
-    if not one.error <= TOLERANCE[dtype]:
-        out["failed"] = f"differs by {one.error:.1e} of the largest number"
+    if not error <= TOLERANCE[dtype]:
+        out["failed"] = f"differs by {error:.1e} of the largest number"
     return out
 
 

@@ -9,8 +9,8 @@ PASSES = ("forward", "forward and backward")
 INTRO = """## Kernels by platform
 
 What could do each piece of the policy's work, on the same inputs; every result is checked against r1jax's own.
-Milliseconds of the machine's processors a pass (`bench/kernels.py`, medians of {rounds}; what the clock says is in
-parentheses), and MiB of temporaries of the compiled program, which does the work twice. Experts are the routed
+Milliseconds of the machine's processors a pass, of all its threads (`bench/kernels.py`, medians of {rounds}), and MiB
+of temporaries of the compiled program; the least is in bold. Experts are the routed
 feed-forward whole, with routing and layout; attention has {tokens} tokens or so whatever the length; cross-entropy is
 the sum of the targets' log-probabilities. The choice stands in one place each: `grouped_matmul` in
 `r1jax/models/moe_experts.py`, `attend` in `r1jax/models/attention.py` (`policy.attention_block`), `token_logprobs` in
@@ -78,7 +78,7 @@ def _best(lines: list[Line]) -> Line | None:
 def _measured(line: Line) -> str:
     if "failed" in line:
         return f"cannot: {line['failed'].rstrip('.')}"
-    return f"{_ms(line['cpu_s'])} ({_ms(line['value'])}), {line['temp_mib']:.0f} MiB"
+    return f"{_ms(line['cpu_s'])} ms, {line['temp_mib']:.0f} MiB"
 
 
 def _estimated(line: Line) -> str:
@@ -95,4 +95,5 @@ def _estimated(line: Line) -> str:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}"
+    milliseconds = 1e3 * seconds
+    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"

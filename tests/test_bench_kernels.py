@@ -94,8 +94,8 @@ def test_the_page_marks_the_cheapest_and_names_what_is_missing():
         {"measure": "startup"},
     ]  # fmt: skip
     text = page_kernels.section(lines)
-    assert "| experts, moe-S | own | **3 (4), 7 MiB** |  |" in text
-    assert "| experts, moe-S | ragged_dot | 10 (4), 7 MiB |  |" in text
+    assert "| experts, moe-S | own | **3 ms, 7 MiB** |  |" in text
+    assert "| experts, moe-S | ragged_dot | 10 ms, 7 MiB |  |" in text
     assert "| experts, moe-S | tokamax | cannot: differs by 1 |  |" in text
     assert text.index("| own |") < text.index("| tokamax |")
     assert "### GPU\n\nnot measured" in text
