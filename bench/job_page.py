@@ -99,10 +99,11 @@ def timed(lines: list[Line], peer: str) -> list[Line]:
 
 
 def curves(lines: list[Line], peer: str, key: str) -> np.ndarray:
-    """[seeds, steps] of a figure."""
-    found = [x for x in lines if x.get("peer") == peer and x["measure"] == "step"]
+    """[seeds, steps] of a figure, as far as every seed has come."""
+    found = sorted((x for x in lines if x.get("peer") == peer and x["measure"] == "step"), key=lambda x: x["step"])
     seeds = sorted({x["seed"] for x in found})
-    return np.array([[x[key] for x in sorted(found, key=lambda x: x["step"]) if x["seed"] == seed] for seed in seeds])
+    rows = [[x[key] for x in found if x["seed"] == seed] for seed in seeds]
+    return np.array([row[: min(map(len, rows))] for row in rows])
 
 
 def agreement(lines: list[Line]) -> str:

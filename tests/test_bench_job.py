@@ -115,6 +115,8 @@ def test_curves_apart_are_called_so():
 def test_figure_holds_both_curves(tmp_path):
     given = lines(0.0)
     np.testing.assert_allclose(job_page.curves(given, "trl", "reward")[2], np.arange(12) / 10 + 0.05)
+    short = [line for line in given if line.get("seed") != 1 or line.get("step", 0) < 7]
+    assert job_page.curves(short, "trl", "reward").shape == (3, 7), "no further than every seed has come"
     job_page.figure(given, tmp_path / "a.svg")
     job_page.figure(given, tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_text() == (tmp_path / "b.svg").read_text(), "the same lines, the same picture"
