@@ -49,6 +49,22 @@ def test_sampling_on_a_mesh_of_its_own_gives_the_same_tokens_and_losses(tmp_path
 
 
 @pytest.mark.slow
+def test_slots_that_are_filled_again_give_the_same_tokens_and_losses(tmp_path):
+    config = smoke_run.stage("zero", **{"rollout.slots": 8})
+    assert isinstance(config, RlStage) and config.drawn() * config.rollout.samples > 8, "some are to wait"
+    rl.run(config, str(tmp_path / "zero"))
+    keys = ("loss", "grad_norm", "policy/kl", "reward/mean", "completion/mean_length")
+    told = []
+    for folder in (tmp_path / "zero", smoke_run.finished() / "zero"):
+        metrics, samples = (smoke_run.rows(folder / f"{kind}.jsonl") for kind in ("metrics", "samples"))
+        texts = [row["completion"] for row in samples if row["step"] <= 2]
+        told.append((texts, [row[key] for row in metrics[:2] for key in keys]))
+    (texts, figures), (other_texts, other_figures) = told
+    assert texts == other_texts and any(texts)
+    assert figures == pytest.approx(other_figures, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.slow
 def test_a_reference_in_host_memory_changes_no_bit_and_survives_a_kill(tmp_path, monkeypatch):
     """Killed at step 3, after it was refreshed: what is restored waits in host memory again."""
     config = dataclasses.replace(smoke_run.stage("zero"), offload=OffloadConfig(reference=True))
