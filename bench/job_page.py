@@ -71,6 +71,7 @@ def section(lines: list[Line], parameters: str, figure: str, alone: Sequence[int
     rows = ["| | r1jax | TRL | r1jax ahead by |", "| --- | --- | --- | --- |"]
     for key, title in STEP_FIGURES.items():
         rows.append(_row(title, *([x[key] for x in steps[peer]] for peer in PEERS)))
+    rows.append(_row("the fastest step, s", *([min(x["seconds"] for x in steps[peer])] for peer in PEERS)))
     for key, title in RUN_FIGURES.items():
         rows.append(_row(title, *([x[key] for x in wholes[peer]] for peer in PEERS)))
     notes = _notes(wholes["r1jax"], ours)
@@ -108,8 +109,10 @@ def curves(lines: list[Line], peer: str, key: str) -> np.ndarray:
 
 def agreement(lines: list[Line]) -> str:
     """Where the runs have come to, and whether the two differ by more than their seeds do."""
-    late = {peer: curves(lines, peer, "reward")[:, -LATE:].mean(axis=1) for peer in PEERS}
-    first = {peer: curves(lines, peer, "reward")[:, 0].mean() for peer in PEERS}
+    rewards = {peer: curves(lines, peer, "reward") for peer in PEERS}
+    steps = min(values.shape[1] for values in rewards.values())
+    late = {peer: values[:, :steps][:, -LATE:].mean(axis=1) for peer, values in rewards.items()}
+    first = {peer: values[:, 0].mean() for peer, values in rewards.items()}
     said = [
         f"{name} {', '.join(f'{x:.3f}' for x in late[peer])}" for peer, name in (("r1jax", "r1jax"), ("trl", "TRL"))
     ]
@@ -117,9 +120,9 @@ def agreement(lines: list[Line]) -> str:
     error = float(np.sqrt(sum(x.var(ddof=1) / len(x) for x in late.values())))
     verdict = "within" if abs(difference) <= 2 * error else "beyond"
     return (
-        f"Mean reward of the last {LATE} steps, seed by seed: {'; '.join(said)}; of the first step, over seeds: r1jax "
-        f"{first['r1jax']:.3f}, TRL {first['trl']:.3f}. The former differ by {difference:+.3f} in their means, whose "
-        f"standard error by the seeds' spread is {error:.3f}: {verdict} twice that."
+        f"Mean reward of the last {LATE} of {steps} steps, seed by seed: {'; '.join(said)}; of the first step, over "
+        f"seeds: r1jax {first['r1jax']:.3f}, TRL {first['trl']:.3f}. The former differ by {difference:+.3f} in their "
+        f"means, whose standard error by the seeds' spread is {error:.3f}: {verdict} twice that."
     )
 
 
@@ -174,11 +177,12 @@ def main() -> None:
     parser.add_argument("lines", type=Path)
     parser.add_argument("--figure", type=Path, required=True)
     parser.add_argument("--alone", type=int, nargs="+", default=list(job.SEEDS), help="seeds that nothing ran beside")
+    parser.add_argument("--note", default="", help="what else is to be known of this run, as a paragraph")
     parser.add_argument("--policy", default="1.3M parameters, 0.65M active a token", help="what the base is")
     args = parser.parse_args()
     lines = [json.loads(line) for line in args.lines.read_text(encoding="utf-8").splitlines()]
     figure(lines, args.figure, args.alone)
-    print(section(lines, args.policy, args.figure.name, args.alone))
+    print("\n\n".join(filter(None, [section(lines, args.policy, args.figure.name, args.alone), args.note])))
 
 
 if __name__ == "__main__":

@@ -99,8 +99,10 @@ def test_section_says_what_was_measured():
 
 def test_seconds_are_of_the_seeds_that_had_the_machine():
     slow = [line | {"seconds": 50.0} if line.get("seed") == 1 else line for line in lines(0.0)]
+    slow += [line | {"seconds": 3.0, "step": 12} for line in slow if line.get("step") == 11 and line["seed"] == 0]
     text = job_page.section(slow, "1M parameters", "figure.svg", [0, 2])
-    assert "| seconds a step | 2 (2–2) | 8 (8–8) | 4.00× |" in text
+    assert "| the fastest step, s | 2 (2–2) | 3 (3–3) | 1.50× |" in text
+    assert "| seconds a step | 2 (2–3) | 8 (3–8) | 4.00× |" in text
     assert "Seconds are those of seed 0, 2; other work ran beside the other seeds." in text
     assert "r1jax 0.600, 0.650, 0.700" in text, "rewards are of all"
 
