@@ -32,11 +32,15 @@ GREY = "#808080"
 INTRO = """## How cost grows
 
 One thing grows, all else stays: a small policy, so that 32,768 tokens take seconds (`bench/growth.py` has the shapes).
-Each point is a process of its own. Seconds are of the processors, median of {n}, bars from the least to the most;
+Each point is a process of its own. Seconds are of the processors, medians of {n}, bars from the least to the most;
 memory is the process's peak above what it held before it compiled, so it has the compiler's own in it, a few tens to a
 few hundred MiB. Dotted lines grow in proportion, dashed ones with the square.
 
 ![processor seconds and memory against length, batch, experts and width]({figure})
+
+FLOPs are the model's, of each sequence whole. A rollout reads a prompt once for its group, so it grows less than they
+do while the prompt is most of the work; and few sequences leave a decode step waiting for memory rather than
+arithmetic. Experts that rest take no FLOPs, but the optimizer passes over their weights.
 
 Slopes between neighbouring points, in powers of the size (1: in proportion, 2: with its square):
 """
@@ -47,7 +51,9 @@ def section(lines: list[Line], figure: str) -> str:
     found = [line for line in lines if line["measure"] == "growth" and "failed" not in line]
     if not found:
         return ""
-    parts = [INTRO.format(n=min(line["n"] for line in found), figure=figure), table(found), "\n" + bends(found)]
+    counts = sorted({line["n"] for line in found})
+    many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    parts = [INTRO.format(n=many, figure=figure), table(found), "\n" + bends(found)]
     failed = [line for line in lines if line["measure"] == "growth" and "failed" in line]
     parts += [f"- not measured: {x['axis']} {x['series']} {x['x']:,} ({x['failed']})" for x in failed]
     return "\n".join(parts)
@@ -146,7 +152,7 @@ def _draw(seconds: Axes, held: Axes, points: list[Line], name: str, colour: str)
     for panel in (seconds, held):
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
-        panel.tick_params(labelsize=7)
+        panel.tick_params(labelsize=7, which="both")
         panel.grid(alpha=0.25, lw=0.6)
         panel.spines[["top", "right"]].set_visible(False)
 
@@ -156,7 +162,8 @@ def _guides(panel: Axes, points: list[Line], key: str) -> None:
     last = points[-1]
     top = last["cpu_s"] if key == "cpu_s" else max(1.0, memory(last))
     sizes = [p["x"] for p in points]
-    limits = panel.get_ylim()
+    low, high = panel.get_ylim()
+    limits = (min(low, high / 50), high)  # what hardly grows shall look it
     for power, style in ((1, ":"), (2, "--")):
         panel.plot(sizes, [top * (x / last["x"]) ** power for x in sizes], color=GREY, ls=style, lw=0.8)
     panel.set_ylim(limits)
