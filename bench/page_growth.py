@@ -133,7 +133,7 @@ def figure(lines: list[Line]) -> str:
             _guides(panel, next(iter(series.values())), key)
             panel.set_xlabel(TITLES[axis][1], fontsize=8)
         panels[0][column].set_title(TITLES[axis][0], fontsize=8)
-        if len(series) > 1:
+        if any(series):
             panels[0][column].legend(fontsize=7, frameon=False)
     panels[0][0].set_ylabel("processor seconds", fontsize=8)
     panels[1][0].set_ylabel("MiB above the start", fontsize=8)
