@@ -51,9 +51,17 @@ smoke: $(INSTALLED)  ## the whole pipeline at its smallest, afresh
 
 bench: ROUNDS ?= 5
 bench: $(INSTALLED)  ## speed on the fixed workloads; with PEERS=DIR TORCH_PYTHON=PY TUNIX_PYTHON=PY, beside TRL and Tunix
+	mkdir -p runs
 	-$(BIN)/python bench/compare.py --out=runs/bench.jsonl --rounds=$(ROUNDS) --peers='$(PEERS)' \
 	  --torch-python='$(TORCH_PYTHON)' --tunix-python='$(TUNIX_PYTHON)'
-	$(BIN)/python bench/page.py runs/bench.jsonl > docs/benchmarks.md
+	for model in dense-S moe-S; do for measure in cut refill; do \
+	  $(BIN)/python bench/ragged.py --model=$$model --measure=$$measure || exit; done; done > runs/ragged.jsonl
+	$(BIN)/python bench/startup.py > runs/startup.jsonl
+	$(BIN)/python bench/kernels.py > runs/kernels.jsonl
+	$(BIN)/python bench/growth.py > runs/growth.jsonl
+	$(BIN)/python bench/page_growth.py runs/growth.jsonl --figure=docs/benchmarks_growth.svg > /dev/null
+	$(BIN)/python bench/page.py runs/bench.jsonl runs/ragged.jsonl runs/startup.jsonl runs/kernels.jsonl \
+	  runs/growth.jsonl > docs/benchmarks.md
 
 notebooks: $(INSTALLED_NOTEBOOKS)  ## run every notebook in its short form; results go to runs/notebooks
 	@find experiments notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' | sort | \

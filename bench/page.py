@@ -1,6 +1,7 @@
-"""docs/benchmarks.md from what `bench/compare.py` measured.
+"""docs/benchmarks.md from the lines of `bench/compare.py`, and of the other measurements where they are given.
 
-python bench/page.py runs/bench.jsonl > docs/benchmarks.md
+python bench/page.py runs/bench.jsonl runs/ragged.jsonl runs/startup.jsonl runs/kernels.jsonl runs/growth.jsonl \\
+    --growth-figure docs/benchmarks_growth.svg > docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -8,10 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import page_growth, page_kernels, page_startup
 
 MEASURES = {  # what is compared, in this order; whether less is better
     "rollout": ("rollout, tokens/s", False),
@@ -32,24 +38,52 @@ and hyperparameters: 8 prompts of 64 tokens, 8 samples each of exactly 128 token
 (KL 0.04) and one update; SFT on 32 rows of 192 tokens. Weights are random. `bench/workloads.py` has the shapes.
 
 This page is made by `bench/page.py` from the lines of one run of `bench/compare.py`, in which all took turns, a
-process each. A figure is the median of the rounds, with the lowest and the highest in parentheses. Ratios are of
+process each. A figure is the median of the rounds, or of the repeats of a single
+round, with the lowest and the highest in parentheses. Ratios are of
 medians, above 1 where r1jax is ahead; they are taken against the better of the peers.
 """
 
+RAGGED = """## Ragged lengths
 
-def page(lines: list[Line]) -> str:
-    """The whole page, as Markdown."""
+Completions that end at any token with a chance of one in 64, cut at 256, against the same engine's static batch, which
+goes on at its largest until its longest sequence is done (`bench/ragged.py`). `cut`: 64 sequences, caches growing and
+the batch halving. `refill`: 256 sequences in 64 slots that are filled again, against four static batches.
+
+| model | | static takes so many times as long | repeats |
+| --- | --- | --- | --- |"""
+JOB = (
+    "## The same weights, the same job\n\nA trained policy in r1jax and in TRL: [benchmarks_job.md](benchmarks_job.md)."
+)
+
+
+def page(lines: list[Line], growth_figure: str) -> str:
+    """The whole page, as Markdown; `growth_figure` is a link from it."""
     machine = next(line for line in lines if line["measure"] == "machine")
     parts = [HEAD, _machine(machine, lines), _ceilings(lines)]
-    for model in dict.fromkeys(line["model"] for line in lines if line.get("model", "-") != "-"):
+    compared = [line for line in lines if line["measure"] in MEASURES]
+    for model in dict.fromkeys(line["model"] for line in compared):
         for dtype in ("float32", "bfloat16"):
             found = [line for line in lines if line.get("model") == model and dtype_of(line) == dtype]
             if found:
                 parts.append(f"## {model}, {dtype}\n\n{_table(found)}\n\n{_shares(found, lines, dtype)}")
+    parts += [ragged(lines), JOB, page_startup.section(lines), page_kernels.section(lines)]
+    parts.append(page_growth.section(lines, growth_figure))
     failed = [f"- `{line['command']}`: {line['why']}" for line in lines if line["measure"] == "failed"]
     if failed:
         parts.append("## Not measured\n\n" + "\n".join(failed))
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def ragged(lines: list[Line]) -> str:
+    """What the engine gains where lengths are ragged."""
+    names = {"ragged_gain": "cut", "refill_gain": "refill"}
+    rows = [
+        f"| {line['model']} | {names[line['measure']]} | {line['value']:.2f}× "
+        f"({line['span']['static'][0]:.2f}–{line['span']['static'][1]:.2f}) | {line['n']} |"
+        for line in lines
+        if line["measure"] in names
+    ]
+    return "\n".join([RAGGED, *rows]) if rows else ""
 
 
 def dtype_of(line: Line) -> str:
@@ -58,8 +92,11 @@ def dtype_of(line: Line) -> str:
 
 
 def spread(lines: Iterable[Line], key: str = "value") -> tuple[float, float, float]:
-    """(median, least, most) of some rounds."""
-    values = [float(line[key]) for line in lines]
+    """(median, least, most) of some rounds; of a single one, of the repeats within it."""
+    found = list(lines)
+    if len(found) == 1 and key == "value" and "span" in found[0]:
+        return float(found[0]["value"]), *map(float, found[0]["span"])
+    values = [float(line[key]) for line in found]
     return statistics.median(values), min(values), max(values)
 
 
@@ -147,9 +184,11 @@ def _show(figures: tuple[float, float, float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("lines", type=Path)
-    path = parser.parse_args().lines
-    print(page([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]), end="")
+    parser.add_argument("lines", type=Path, nargs="+")
+    parser.add_argument("--growth-figure", type=Path, default=Path("docs/benchmarks_growth.svg"))
+    args = parser.parse_args()
+    lines = [json.loads(line) for path in args.lines for line in path.read_text(encoding="utf-8").splitlines()]
+    print(page(lines, args.growth_figure.name), end="")
 
 
 if __name__ == "__main__":

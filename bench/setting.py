@@ -19,7 +19,7 @@ SHARED = dict(attention_block=0, context=1152, param_dtype="float32", remat="non
 # Tokens of a packed row and rows of a micro-batch in the GRPO step; rows of one in the SFT step. A row of 319 tokens
 # is a prompt, once, with two of its completions.
 ROWS = {"dense-S": (319, 2, 8), "moe-S": (319, 2, 8), "dense-M": (319, 2, 8)}
-LOGIT_CHUNK = 512
+LOGIT_CHUNK = 1536
 WORDS = "words.txt"  # the file of a saved vocabulary
 
 

@@ -111,7 +111,7 @@ LINES = [
 
 
 def test_page_compares_with_the_better_peer():
-    text = page.page(LINES)
+    text = page.page(LINES, "growth.svg")
     assert "| update, tokens/s | 400 (300–500) | 150 (100–200) | not supported | 2.67× |" in text
     assert "| GRPO step, s | 2 (2–2) | 3 (3–3) | 5 (5–5) | 1.50× |" in text
     assert "| jax | float32 | 150 (100–200) |" in text
@@ -121,9 +121,20 @@ def test_page_compares_with_the_better_peer():
     assert "not quiet" not in text and "2026-01-02, 2 cores of P" in text
 
 
+def test_a_single_round_is_its_repeats():
+    assert page.spread([{"value": 2.0, "span": [1.0, 5.0]}]) == (2.0, 1.0, 5.0)
+    assert page.spread([{"value": 2.0, "span": [1.0, 5.0]}, {"value": 4.0, "span": [3.0, 9.0]}]) == (3.0, 2.0, 4.0)
+
+
+def test_page_tells_what_ragged_lengths_gain():
+    gained = {"model": "moe-S", "measure": "refill_gain", "value": 3.0, "span": {"static": [2.0, 4.0]}, "n": 5}
+    assert "| moe-S | refill | 3.00× (2.00–4.00) | 5 |" in page.page([*LINES, gained], "growth.svg")
+    assert "refill" not in page.page(LINES, "growth.svg")
+
+
 def test_page_warns_of_a_busy_machine_and_names_failures():
     busy = [line | {"other_cores": 1.5} if line.get("peer") == "tunix" else line for line in LINES]
-    text = page.page([*busy, {"measure": "failed", "command": "peer_x.py", "why": "exit 1"}])
+    text = page.page([*busy, {"measure": "failed", "command": "peer_x.py", "why": "exit 1"}], "growth.svg")
     assert "In 2 of 10 measurements other work took more than 0.12 cores" in text
     assert "- `peer_x.py`: exit 1" in text
 
