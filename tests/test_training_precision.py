@@ -103,6 +103,7 @@ def test_bfloat16_moments_are_rounded_between_updates_and_nowhere_else():
 
 class OneRow(NamedTuple):
     tokens_RT: jax.Array
+    segment_RT: jax.Array
 
 
 @pytest.mark.parametrize("micro_batches", [1, 600])
@@ -115,7 +116,7 @@ def test_gradients_are_summed_in_float32(micro_batches):
         total = (variables["params"]["w"] * jnp.bfloat16(per_batch)).sum()
         return total, ({"loss": total.astype(jnp.float32)}, Aux(jnp.zeros((0, 1)), jnp.zeros(()), jnp.zeros(())))
 
-    grads, _, _ = accumulate(loss, params, OneRow(jnp.zeros((micro_batches, 1, 1))))
+    grads, _, _ = accumulate(loss, params, OneRow(*jnp.ones((2, micro_batches, 1, 1), jnp.int32)))
     assert grads["w"].dtype == jnp.float32
     np.testing.assert_array_equal(grads["w"], np.full(3, 600.0))
 

@@ -5,20 +5,22 @@
 # to go on from its checkpoint. On preemption Slurm itself sends TERM to the tasks, and queues the job again.
 set -euo pipefail
 
-again=""
-trap 'again=1; kill -TERM "$step"' USR1
+signals=0
+trap 'signals=$((signals + 1)); kill -TERM "$step" 2>/dev/null || true' USR1
 
 # TERM to srun reaches every task. --kill-on-bad-exit: where one task has died the others would wait for it.
 srun --kill-on-bad-exit=1 "$@" &
 step=$!
 code=0
-# A signal ends `wait`, not the step.
-while true; do
-  code=0
-  wait "$step" || code=$?
-  kill -0 "$step" 2>/dev/null || break
+before=-1
+# A signal ends `wait`, not the step: its own code is that of a wait during which none came.
+while ((before != signals)); do
+  before=$signals
+  found=0
+  wait "$step" 2>/dev/null || found=$?
+  ((found == 127)) || code=$found # 127: the step had ended, and its code is known
 done
-if [[ -n $again ]]; then
+if ((signals)); then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
