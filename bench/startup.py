@@ -79,28 +79,30 @@ def once(config: str, kept: Path, workdir: Path) -> dict[str, Start]:
     ]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept / "compiled")}
     began = time.perf_counter()
-    run = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    said = kept / "said"  # a file, as a pipe that nobody reads would stop the run when it is full
+    with said.open("wb") as file:
+        run = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=file)
     try:
         command = Moment(began, 0.0)
-        one = _when(run, lambda: _first_row(workdir / first))
-        between = _when(run, (workdir / first / "result.json").exists)
-        other = _when(run, lambda: _first_row(workdir / second))
+        one = _when(run, said, lambda: _first_row(workdir / first))
+        between = _when(run, said, (workdir / first / "result.json").exists)
+        other = _when(run, said, lambda: _first_row(workdir / second))
     finally:
         run.kill()
-        run.communicate()
+        run.wait()
     return {
         first: _start(command, one, _first_row(workdir / first)),
         second: _start(between, other, _first_row(workdir / second)),
     }
 
 
-def _when(run: subprocess.Popen, happened: Callable[[], Any]) -> Moment:
+def _when(run: subprocess.Popen, said: Path, happened: Callable[[], Any]) -> Moment:
     """The moment at which something is there for the first time."""
     limit = time.perf_counter() + LIMIT_S
     while not happened():
         if run.poll() is not None or time.perf_counter() > limit:
             run.kill()
-            raise RuntimeError(f"no first step: exit {run.returncode}: {run.communicate()[1].decode()[-2000:]}")
+            raise RuntimeError(f"no first step: exit {run.returncode}: {said.read_text(encoding='utf-8')[-2000:]}")
         time.sleep(POLL_S)
     return Moment(time.perf_counter(), _cpu_seconds(run.pid))
 

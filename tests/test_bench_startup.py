@@ -32,8 +32,8 @@ def test_the_first_row_is_whole_or_not_there(tmp_path):
 
 @pytest.mark.slow
 def test_a_warm_start_reads_its_programs_and_is_faster(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     found = startup.starts("smoke", 1)
     assert list(found) == [("base", "cold"), ("zero", "cold"), ("base", "warm"), ("zero", "warm")]
     for stage in ("base", "zero"):
