@@ -137,6 +137,8 @@ def _table(found: list[Line]) -> str:
     rows = [f"| | {' | '.join(peers)} | r1jax ahead by |", "| --- |" + " --- |" * (len(peers) + 1)]
     for measure, (title, less) in MEASURES.items():
         of = {peer: [x for x in found if (x["peer"], x["measure"]) == (peer, measure)] for peer in peers}
+        if not any(of.values()):
+            continue
         cells = [_show(spread(of[peer])) if of[peer] else "not supported" for peer in peers]
         medians = {peer: spread(of[peer])[0] for peer in peers if of[peer]}
         ours = medians.pop("r1jax", None)
@@ -158,6 +160,9 @@ def _shares(found: list[Line], lines: list[Line], dtype: str) -> str:
                 share = statistics.median(share_of_ceiling(x, _ceiling(x, ceilings)) for x in of)
                 shares.append(f"{measure} {share:.0%}")
         said.append(f"Share of JAX's fastest {dtype} matmul in the same round: {', '.join(shares)}." if shares else "")
+    repeats = {line["n"] for line in ours if "n" in line}
+    if repeats:
+        said.append(f"Repeats in a round: {', '.join(map(str, sorted(repeats)))}.")
     padding = [line["padding"] for line in ours if "padding" in line]
     if padding:
         said.append(f"Padding in the update: {statistics.median(padding):.1%}.")
