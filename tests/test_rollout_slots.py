@@ -40,9 +40,9 @@ def at_once(config=tiny.CONFIG, temperature=0.8) -> Rollouts:
     return generate(config=config, temperature=temperature)
 
 
-def check_same(got: Rollouts, want: Rollouts) -> None:
-    for mine, other, field in zip(got, want, Rollouts._fields, strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-5, err_msg=field)
+def furthest(got: Rollouts, want: Rollouts) -> float:
+    """The largest difference of any field."""
+    return max(float(np.abs(np.subtract(x, y, dtype=np.float64)).max()) for x, y in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("temperature", [0.8, 0.0])
@@ -52,16 +52,16 @@ def test_slots_change_nothing(config, temperature, slots):
     """Sequences of 1 to 12 tokens, after prompts of 1 to 33."""
     want = at_once(config, temperature)
     assert len(set(want.length_B.tolist())) > 3 and want.length_B.max() == MAX, "the case should be ragged"
-    check_same(generate(config=config, temperature=temperature, slots=slots), want)
+    assert furthest(generate(config=config, temperature=temperature, slots=slots), want) < 1e-5
 
 
 def test_a_group_larger_than_the_slots():
-    check_same(generate(PROMPTS[:1], SEEDS, slots=4), generate(PROMPTS[:1], SEEDS))
+    assert furthest(generate(PROMPTS[:1], SEEDS, slots=4), generate(PROMPTS[:1], SEEDS)) < 1e-5
 
 
 def test_first_tokens_that_are_the_last():
     """Every sequence ends with the token that it is filled in with."""
-    check_same(generate(max_tokens=1, slots=4), generate(max_tokens=1))
+    assert furthest(generate(max_tokens=1, slots=4), generate(max_tokens=1)) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["data8", "data2_expert2_tensor2"])
@@ -70,7 +70,7 @@ def test_slots_on_a_mesh_change_nothing(name):
     weights = tiny.variables()
     sharded = jax.device_put(weights, state_shardings(mesh, weights))
     on = tiny.engine(mesh, stop_ids=STOP, pad_id=PAD)
-    check_same(generate(on=on, weights=sharded, slots=8), at_once())
+    assert furthest(generate(on=on, weights=sharded, slots=8), at_once()) < 1e-5
     with pytest.raises(
         ValueError, match=r"rollout\.slots is 9; expected 0 .all at once. or a multiple of the [48] devices"
     ):
