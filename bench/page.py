@@ -37,10 +37,10 @@ r1jax beside TRL with transformers, and beside Tunix, on the same small workload
 and hyperparameters: 8 prompts of 64 tokens, 8 samples each of exactly 128 tokens; a GRPO step with a reference pass
 (KL 0.04) and one update; SFT on 32 rows of 192 tokens. Weights are random. `bench/workloads.py` has the shapes.
 
-This page is made by `bench/page.py` from the lines of one run of `bench/compare.py`, in which all took turns, a
-process each. A figure is the median of the rounds, or of the repeats of a single round, with the lowest and
-the highest in parentheses. Ratios are of medians, above 1 where r1jax is ahead; they are taken against the better of
-the peers.
+This page is made by `bench/page.py` from the lines of `bench/compare.py`. In what is compared all took turns, a process
+each, in one run of it; policies of other numbers of repeats were runs of their own. A figure is the median of the
+rounds, or of the repeats of a single round, with the lowest and the highest in parentheses. Ratios are of medians,
+above 1 where r1jax is ahead; they are taken against the better of the peers.
 """
 
 RAGGED = """## Ragged lengths
@@ -66,8 +66,9 @@ def page(lines: list[Line], growth_figure: str) -> str:
             found = [line for line in lines if line.get("model") == model and dtype_of(line) == dtype]
             if found:
                 parts.append(f"## {model}, {dtype}\n\n{_table(found)}\n\n{_shares(found, lines, dtype)}")
-    parts += [ragged(lines), JOB, page_startup.section(lines), page_kernels.section(lines)]
-    parts.append(page_growth.section(lines, growth_figure))
+    parts += [ragged(lines), JOB, page_startup.section(lines)]
+    parts += [page_kernels.section(lines), busy(lines, "kernel")]
+    parts += [page_growth.section(lines, growth_figure), busy(lines, "growth")]
     failed = [f"- `{line['command']}`: {line['why']}" for line in lines if line["measure"] == "failed"]
     if failed:
         parts.append("## Not measured\n\n" + "\n".join(failed))
@@ -84,6 +85,14 @@ def ragged(lines: list[Line]) -> str:
         if line["measure"] in names
     ]
     return "\n".join([RAGGED, *rows]) if rows else ""
+
+
+def busy(lines: list[Line], measure: str) -> str:
+    """What other work took while something was measured; "" where the machine was quiet."""
+    most = max(
+        (line["other_cores"] for line in lines if line["measure"] == measure and "other_cores" in line), default=0
+    )
+    return f"Other work took up to {most:.1f} cores meanwhile." if most > QUIET else ""
 
 
 def dtype_of(line: Line) -> str:
